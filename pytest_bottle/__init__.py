@@ -1,0 +1,1 @@
+"""Prove that a sandbox for AI agents really holds."""

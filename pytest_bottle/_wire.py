@@ -1,0 +1,94 @@
+"""Messages between our own processes: JSON behind a 4-byte length, with open files alongside.
+
+Standard library only: both ends of a UNIX socket pair use it, one of them inside a namespace.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import socket
+import struct
+import time
+from typing import Any
+
+_HEAD = struct.Struct("!I")
+_MAX_FDS = 16
+#: A message longer than this is a defect of ours, not data.
+MAX_BYTES = 64 * 1024 * 1024
+
+Message = dict[str, Any]
+
+
+class Closed(Exception):  # noqa: N818 - the peer is gone: an event
+    """The other end has closed the connection."""
+
+
+def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
+    """Send one message; ``fds`` travel with its first byte."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    data = _HEAD.pack(len(body)) + body
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    try:
+        sent = sock.sendmsg([data], ancillary)
+        if sent < len(data):
+            sock.sendall(data[sent:])
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise Closed from error
+
+
+def receive(sock: socket.socket, timeout: float | None = None) -> tuple[Message, list[int]]:
+    """Receive one message and the files that came with it.
+
+    Args:
+        sock: a connected UNIX stream socket.
+        timeout: seconds for the whole message; None waits for ever.
+
+    Raises:
+        Closed: the peer closed the connection.
+        TimeoutError: the message was not complete in time.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    fds: list[int] = []
+    head = _exactly(sock, _HEAD.size, end, fds)
+    (length,) = _HEAD.unpack(head)
+    if length > MAX_BYTES:
+        raise Closed(f"a message of {length} bytes is no message of ours")
+    return json.loads(_exactly(sock, length, end, fds)), fds
+
+
+def call(
+    sock: socket.socket, message: Message, fds: tuple[int, ...] = (), timeout: float | None = None
+) -> tuple[Message, list[int]]:
+    """Send a request and wait for its answer."""
+    send(sock, message, fds)
+    return receive(sock, timeout)
+
+
+def _exactly(sock: socket.socket, size: int, end: float | None, fds: list[int]) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        if end is None:
+            sock.settimeout(None)
+        else:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the peer did not answer in time")
+            sock.settimeout(left)
+        try:
+            part, ancillary, _, _ = sock.recvmsg(
+                min(size - len(data), 1 << 20), socket.CMSG_SPACE(_MAX_FDS * 4)
+            )
+        except ConnectionResetError as error:
+            raise Closed from error
+        finally:
+            sock.settimeout(None)
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                received = array.array("i")
+                received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
+                fds.extend(received)
+        if not part:
+            raise Closed
+        data += part
+    return bytes(data)

@@ -1,0 +1,1 @@
+"""Backends: what can bring a bottle up."""

@@ -1,0 +1,1 @@
+"""Engines: container-shaped, the raw material of a bottle."""

@@ -1,0 +1,1 @@
+"""The embedded engine: Linux namespaces, no daemon, no image, no root needed."""

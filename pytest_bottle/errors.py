@@ -1,0 +1,97 @@
+"""What can go wrong, as one family of exceptions.
+
+Every message answers five questions, in this order: what, where, expected, seen, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class BottleError(Exception):
+    """The base of every error of this package.
+
+    Args:
+        what: one clause that names the failure.
+        where: the part, file, option or address it happened at.
+        expected: what should have been there.
+        seen: what was there.
+        next_step: what the reader can do about it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        expected: str = "",
+        seen: str = "",
+        next_step: str = "",
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.seen = seen
+        self.next_step = next_step
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        fields = [
+            ("where", self.where),
+            ("expected", self.expected),
+            ("seen", self.seen),
+            ("next", self.next_step),
+        ]
+        lines = [self.what] + [f"  {name + ':':<10}{text}" for name, text in fields if text]
+        return "\n".join(lines)
+
+
+class ConfigurationError(BottleError):
+    """An option, a marker or a file asks for something that does not exist or makes no sense."""
+
+
+class BackendUnavailableError(BottleError):
+    """The chosen backend cannot work on this machine; the message says which switch forbids it."""
+
+
+class BringUpError(BottleError):
+    """A bottle, or a part of one, did not come up; whatever had been made is gone again."""
+
+
+class TransportError(BottleError):
+    """A command could not be run at all, or its outcome is unknown.
+
+    It says nothing about the network: a broken exec is not a block.
+    """
+
+
+class DeadlineError(TransportError):
+    """A command was cut at its deadline; ``stdout`` and ``stderr`` hold its output so far."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        expected: str = "",
+        seen: str = "",
+        next_step: str = "",
+        stdout: bytes = b"",
+        stderr: bytes = b"",
+    ) -> None:
+        super().__init__(what, where=where, expected=expected, seen=seen, next_step=next_step)
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class Inconclusive(BottleError):  # noqa: N818 - a verdict, not a defect
+    """Nothing can be concluded: a control failed, a record is missing, the witness was deaf.
+
+    Counts as a failure of the run. Never a skip, never a pass.
+    """
+
+
+class Violation(BottleError, AssertionError):  # noqa: N818 - a verdict, not a defect
+    """There is evidence that the property does not hold."""
+
+
+class NotSupported(BottleError):  # noqa: N818 - a verdict, not a defect
+    """The backend does not have the feature that the check needs, and says so itself."""

@@ -1,0 +1,1 @@
+"""The far side of a bottle: the hermetic lab and its witness."""
