@@ -77,7 +77,9 @@ def _exactly(sock: socket.socket, size: int, end: float | None, fds: list[int]) 
             sock.settimeout(left)
         try:
             part, ancillary, _, _ = sock.recvmsg(
-                min(size - len(data), 1 << 20), socket.CMSG_SPACE(_MAX_FDS * 4)
+                min(size - len(data), 1 << 20),
+                socket.CMSG_SPACE(_MAX_FDS * 4),
+                getattr(socket, "MSG_CMSG_CLOEXEC", 0),
             )
         except ConnectionResetError as error:
             raise Closed from error

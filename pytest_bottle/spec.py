@@ -24,6 +24,73 @@ SPIKE_PORT = 18080
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 
 
+def _texts(value: Sequence[str], where: str = "egress") -> tuple[str, ...]:
+    # A single string is a sequence too, of its letters: the classic slip.
+    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+        raise ConfigurationError(
+            "a list of strings is needed",
+            where=where,
+            expected='a list, such as ["allowed.test", "packages.test:8443"]',
+            seen=repr(value),
+        )
+    return tuple(value)
+
+
+def _split_port(text: str) -> tuple[str, tuple[int, ...]]:
+    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?", text)
+    if bracketed:
+        host, port = bracketed.groups()
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:  # a bare name, or a bare IPv6 address
+        host, port = text, None
+    if port is None:
+        return host, DEFAULT_PORTS
+    if not port.isdecimal() or not port.isascii():
+        raise _bad_route(text)
+    _check_port(int(port), f"egress {text!r}", lowest=1)
+    return host, (int(port),)
+
+
+def _canonical_host(host: str, text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    name = host.lower().removesuffix(".")
+    if name == "*":
+        return name
+    labels = name.split(".")
+    numeric = labels[-1].isdecimal()  # 1.2.3 or 2130706433: an odd spelling of an address
+    if len(name) > 253 or numeric or not all(map(_LABEL.match, labels)):
+        raise _bad_route(text)
+    return name
+
+
+def _bad_route(text: str) -> ConfigurationError:
+    return ConfigurationError(
+        "an egress route cannot be read",
+        where="egress",
+        expected="host, host:port, address or [IPv6 address]:port",
+        seen=repr(text),
+        next_step="write one exact host per entry, such as allowed.test or packages.test:8443",
+    )
+
+
+def _check_port(port: int, where: str, *, lowest: int) -> None:
+    if not lowest <= port <= 65535:
+        raise ConfigurationError(
+            "a port is out of range", where=where, expected=f"{lowest}-65535", seen=str(port)
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.IPv4Address(address).is_loopback
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class EgressRoute:
     """One destination that the sidecar lets through: an exact host name or address, and its ports.
@@ -139,70 +206,3 @@ class BottleSpec:
             environment=dict(environment or {}),
             timeout=timeout,
         )
-
-
-def _texts(value: Sequence[str], where: str = "egress") -> tuple[str, ...]:
-    # A single string is a sequence too, of its letters: the classic slip.
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-        raise ConfigurationError(
-            "a list of strings is needed",
-            where=where,
-            expected='a list, such as ["allowed.test", "packages.test:8443"]',
-            seen=repr(value),
-        )
-    return tuple(value)
-
-
-def _split_port(text: str) -> tuple[str, tuple[int, ...]]:
-    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?", text)
-    if bracketed:
-        host, port = bracketed.groups()
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    else:  # a bare name, or a bare IPv6 address
-        host, port = text, None
-    if port is None:
-        return host, DEFAULT_PORTS
-    if not port.isdecimal() or not port.isascii():
-        raise _bad_route(text)
-    _check_port(int(port), f"egress {text!r}", lowest=1)
-    return host, (int(port),)
-
-
-def _canonical_host(host: str, text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    name = host.lower().removesuffix(".")
-    if name == "*":
-        return name
-    labels = name.split(".")
-    numeric = labels[-1].isdecimal()  # 1.2.3 or 2130706433: an odd spelling of an address
-    if len(name) > 253 or numeric or not all(map(_LABEL.match, labels)):
-        raise _bad_route(text)
-    return name
-
-
-def _bad_route(text: str) -> ConfigurationError:
-    return ConfigurationError(
-        "an egress route cannot be read",
-        where="egress",
-        expected="host, host:port, address or [IPv6 address]:port",
-        seen=repr(text),
-        next_step="write one exact host per entry, such as allowed.test or packages.test:8443",
-    )
-
-
-def _check_port(port: int, where: str, *, lowest: int) -> None:
-    if not lowest <= port <= 65535:
-        raise ConfigurationError(
-            "a port is out of range", where=where, expected=f"{lowest}-65535", seen=str(port)
-        )
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.IPv4Address(address).is_loopback
-    except ValueError:
-        return False

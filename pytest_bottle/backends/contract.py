@@ -1,0 +1,361 @@
+"""The contracts between the suite, a backend and an engine.
+
+The suite sees only :class:`Backend`, which is shaped like a bottle. An :class:`Engine` is shaped
+like a container runtime; :class:`~pytest_bottle.backends.engine_backend.EngineBackend` makes a
+backend of any engine.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_bottle.internet.contract import Internet
+    from pytest_bottle.spec import BottleSpec
+
+
+class Vantage(enum.Enum):
+    """A place that a command can be run at (catalogue 0.2, with its letter there)."""
+
+    AGENT = "agent"
+    """A: the guest under test, on the internal network only."""
+    SIDECAR = "sidecar"
+    """S: the dual-homed guest that is meant to be the agent's only way out."""
+    HOST = "host"
+    """H: the bottle's own host, the thing with the bridges and the gateway addresses."""
+    OPEN = "open"
+    """O: the agent's image on the egress network, without isolation: the positive control."""
+    PRIVILEGED = "privileged"
+    """P: a guest on the internal network with NET_ADMIN and NET_RAW: it tests the network."""
+    NEIGHBOUR = "neighbour"
+    """L: a privileged guest on the egress network, beside the sidecar."""
+    SIBLING = "sibling"
+    """B: the agent of a second bottle."""
+
+
+class User(enum.Enum):
+    """Whom a command runs as. The guests of the suite's own are always the privileged user."""
+
+    AGENT = "agent"
+    ROOT = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """How a command ended that did run.
+
+    A command that could not be run raises :class:`~pytest_bottle.errors.TransportError` instead:
+    the two can never be mixed up.
+
+    Attributes:
+        exit_status: the program's own exit status; minus the signal's number when one ended it.
+        duration: seconds, as seen by the caller.
+    """
+
+    exit_status: int
+    stdout: bytes
+    stderr: bytes
+    duration: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program ended with status 0."""
+        return self.exit_status == 0
+
+    @property
+    def out(self) -> str:
+        """Standard output as text, without the last newline."""
+        return self.stdout.decode(errors="replace").removesuffix("\n")
+
+    @property
+    def err(self) -> str:
+        """Standard error as text, without the last newline."""
+        return self.stderr.decode(errors="replace").removesuffix("\n")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Resource:
+    """Something that exists on the host: ``kind`` (process, link, namespace, …) and its identity."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class Feature(enum.Enum):
+    """What a backend may or may not be able to do; a missing one makes checks NOT_SUPPORTED."""
+
+    LAB = "lab"
+    """Its egress leads to the hermetic lab, with a witness."""
+    EXEC_ROOT = "exec-root"
+    """A command can be run as root in the agent."""
+    PRIVILEGED_PROBE = "privileged-probe"
+    """A guest with NET_ADMIN and NET_RAW can be put on the internal network."""
+    OPEN_GUEST = "open-guest"
+    """The agent's image can be run on the egress network."""
+    NEIGHBOUR = "neighbour"
+    """A privileged guest can be put on the egress network."""
+    HOST_EXEC = "host-exec"
+    """Commands can be run at the bottle's host."""
+    PUBLISH = "publish"
+    """The sidecar's port can be published on the host's loopback."""
+    AUDIT = "audit"
+    """The sidecar's decisions can be read."""
+    INVENTORY = "inventory"
+    """What exists on the host can be listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenialForm:
+    """How a backend's sidecar says no by policy: a status, and a header that names the reason.
+
+    Status and header together make a denial attributable; a 502, a reset or an empty reply is not
+    one (catalogue PXY-02).
+    """
+
+    status: int = 403
+    header: str = "x-bottle-denied"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What a backend says of itself.
+
+    Attributes:
+        name: as on the command line.
+        version: of the backend or its engine.
+        features: what it can do.
+        emulated: True when it only behaves like the platform of its name.
+        detail: one line for the report header: kernel, rootless or not.
+        denial: how its sidecar denies.
+    """
+
+    name: str
+    version: str
+    features: frozenset[Feature]
+    emulated: bool = False
+    detail: str = ""
+    denial: DenialForm = DenialForm()
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInfo:
+    """A network as the engine made it: its subnet (CIDR) and the gateway's address in it."""
+
+    name: str
+    internal: bool
+    subnet: str
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestInfo:
+    """A running guest and its address on each of its networks."""
+
+    name: str
+    addresses: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A running bottle, as values.
+
+    Attributes:
+        id: unique within the session.
+        proxy: where the sidecar listens for the agent: an address, never a name (S17).
+        published: the published port at the bottle's host.
+        machine_published: the same port from the machine that runs the tests.
+        environment: the agent's variables, the proxy's among them.
+        python: the interpreter in every guest.
+    """
+
+    id: str
+    spec: BottleSpec
+    internal: NetworkInfo
+    egress: NetworkInfo
+    agent: GuestInfo
+    sidecar: GuestInfo
+    proxy: Endpoint
+    published: Endpoint
+    machine_published: Endpoint
+    environment: Mapping[str, str]
+    python: str
+
+    @property
+    def agent_address(self) -> str:
+        """The agent's address on the internal network."""
+        return self.agent.addresses[self.internal.name]
+
+    @property
+    def sidecar_address(self) -> str:
+        """The sidecar's address on the internal network."""
+        return self.sidecar.addresses[self.internal.name]
+
+    @property
+    def sidecar_outer_address(self) -> str:
+        """The sidecar's address on the egress network."""
+        return self.sidecar.addresses[self.egress.name]
+
+
+class Backend(Protocol):
+    """What the suite needs of anything that can bring a bottle up.
+
+    Every method raises a :class:`~pytest_bottle.errors.BottleError`; whatever a failing ``up`` had
+    made is gone when it raises.
+    """
+
+    def describe(self) -> BackendInfo:
+        """Name the backend, its version and its features."""
+
+    @property
+    def internet(self) -> Internet:
+        """The far side: what the egress network leads to."""
+
+    def up(self, spec: BottleSpec) -> Topology:
+        """Bring a bottle up: networks, sidecar, agent, in this order."""
+
+    def down(self, topology: Topology) -> None:
+        """Take a bottle down, with everything attached to it; idempotent."""
+
+    def exec(
+        self,
+        topology: Topology,
+        vantage: Vantage,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        user: User = User.AGENT,
+        timeout: float = 30.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> ExecResult:
+        """Run a command at a vantage point; attach the guest for it at its first use.
+
+        ``environment`` replaces the guest's own variables of the same names; the agent's proxy
+        variables are there without it.
+
+        Raises:
+            TransportError: the command could not be run, or its outcome is unknown.
+        """
+
+    def address(self, topology: Topology, vantage: Vantage) -> str:
+        """Tell the address of an attached guest; attach it first if need be."""
+
+    def audit(self, topology: Topology) -> Sequence[Mapping[str, object]]:
+        """Read the sidecar's record of its decisions, oldest first."""
+
+    def trust(self) -> str:
+        """Make the lab's certificates valid in every guest; tell the file they are in."""
+
+    def inventory(self) -> frozenset[Resource]:
+        """List what exists on the host, by kernel or engine and not by memory."""
+
+    def close(self, *, keep: bool = False) -> str:
+        """End the session: nothing of the backend is left, unless ``keep`` says so.
+
+        Returns:
+            how to enter and how to remove what was kept; empty if nothing was.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarRequest:
+    """The reference sidecar, as an engine is to run it in a guest.
+
+    Attributes:
+        config: the proxy's configuration, JSON-able (see :mod:`pytest_bottle.guest.proxy`).
+        listen: the address and port towards the agent.
+        publish: where the status service is published at the bottle's host.
+        machine_port: the port on the machine's 127.0.0.1; 0 lets the kernel choose.
+    """
+
+    config: Mapping[str, object]
+    listen: Endpoint
+    publish: Endpoint
+    machine_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRequest:
+    """A guest, as an engine is to run it, on these networks in this order (S11).
+
+    ``command`` is a long-running program of the user's; without one the guest is idle.
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    hostname: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """Container-shaped: networks and guests, each made and removed by name."""
+
+    def info(self) -> BackendInfo:
+        """Name the engine, its version and the features it makes possible."""
+
+    @property
+    def internet(self) -> Internet:
+        """What its egress networks lead to."""
+
+    @property
+    def python(self) -> str:
+        """The interpreter in every guest."""
+
+    def create_network(self, name: str, *, internal: bool) -> NetworkInfo:
+        """Make a network."""
+
+    def delete_networks(self, names: Sequence[str]) -> None:
+        """Delete networks that no guest is attached to."""
+
+    def run_guest(self, request: GuestRequest) -> GuestInfo:
+        """Start a guest.
+
+        Raises:
+            BringUpError: its command does not exist or ended at once; the guest is gone again.
+        """
+
+    def remove_guests(self, names: Sequence[str]) -> None:
+        """Stop and remove guests; unknown names are no error."""
+
+    def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint:
+        """Run the reference sidecar in a guest; tell its published port on the machine."""
+
+    def exec(
+        self,
+        guest: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        user: str = "agent",
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> ExecResult:
+        """Run a command in a guest; ``user`` is agent, root or privileged."""
+
+    def logs(self, guest: str) -> bytes:
+        """Read what the guest's own service wrote."""
+
+    def trust(self) -> str:
+        """Make the far side's certificates valid in every guest; tell the file they are in."""
+
+    def inventory(self) -> frozenset[Resource]:
+        """List what exists on the host."""
+
+    def close(self, *, keep: bool = False) -> str:
+        """End the engine's session."""

@@ -1,0 +1,157 @@
+"""The owner's side of the netns engine's server: start it, ask it, end it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bottle import _wire
+from pytest_bottle.errors import BackendUnavailableError, BottleError, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_BOOT = (
+    "import sys; sys.path.extend(sys.argv[4:]); "
+    "from pytest_bottle.backends.engines.netns.keeper import main; "
+    "main(*map(int, sys.argv[1:4]))"
+)
+#: Seconds until the server must answer; a guest's start has its own, shorter deadline inside.
+_ANSWER = 5.0
+
+
+def interpreter() -> str:
+    """The real path of the interpreter that runs us: the one guests get."""
+    return os.path.realpath(sys.executable)
+
+
+class Client:
+    """A running keeper and server, and the conversation with them.
+
+    Raises:
+        BackendUnavailableError: this machine cannot make the namespaces; nothing is left.
+    """
+
+    def __init__(self) -> None:
+        self.session = uuid.uuid4().hex[:12]
+        self._lock = threading.Lock()
+        ours, theirs = socket.socketpair()
+        life_read, self._life = os.pipe()
+        with open(os.memfd_create("keeper-stderr"), "w+b", buffering=0) as errors:
+            self._keeper = self._spawn(theirs, life_read, errors.fileno())
+            theirs.close()
+            os.close(life_read)
+            self._control = ours
+            try:
+                self._greet()
+            except (_wire.Closed, TimeoutError) as error:
+                self.close()
+                errors.seek(0)
+                raise BackendUnavailableError(
+                    "the netns engine's server did not start",
+                    where=f"{interpreter()} on this machine",
+                    seen=errors.read().decode(errors="replace").strip() or repr(error),
+                ) from error
+            except BaseException:
+                self.close()
+                raise
+
+    def _spawn(self, control: socket.socket, life: int, errors: int) -> subprocess.Popen[bytes]:
+        numbers = [str(n) for n in (control.fileno(), life, os.getpid())]
+        return subprocess.Popen(
+            [interpreter(), "-I", "-S", "-c", _BOOT, *numbers, *_import_paths()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=(control.fileno(), life),
+            # A clean environment, but for the mark by which residue is told.
+            env={"PATH": "/usr/bin:/bin", "PYTEST_BOTTLE_SESSION": self.session},
+            cwd="/",
+            start_new_session=True,  # Ctrl-C is for pytest, not for the keeper
+        )
+
+    def _greet(self) -> None:
+        prefixes = {sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter()).parent.parent)}
+        settings = {"prefixes": sorted(prefixes), "import_paths": [p for p in sys.path if p]}
+        _wire.send(self._control, settings)
+        answer, _ = _wire.call(self._control, {"op": "hello"}, timeout=_ANSWER)
+        if "error" in answer:
+            raise BackendUnavailableError(**answer["error"])  # DEBUG
+
+    @property
+    def keeper_pid(self) -> int:
+        """The keeper's process id on the machine: killing it ends everything."""
+        return self._keeper.pid
+
+    def call(
+        self, operation: str, fds: Sequence[int] = (), /, **fields: object
+    ) -> tuple[_wire.Message, list[int]]:
+        """Ask the server for something.
+
+        Returns:
+            the answer and the files that came with it.
+
+        Raises:
+            BottleError: the server said no, in its own words.
+            TransportError: the server is gone or does not answer.
+        """
+        request = {"op": operation, **fields}
+        try:
+            with self._lock:
+                answer, received = _wire.call(self._control, request, tuple(fds), _ANSWER)
+        except (_wire.Closed, TimeoutError, OSError) as error:
+            raise TransportError(
+                "the netns engine's server is gone or does not answer",
+                where=f"request {operation!r}",
+                expected=f"an answer within {_ANSWER:g} s",
+                seen=repr(error),
+                next_step="the session is lost; start pytest again",
+            ) from error
+        if "error" in answer:
+            raise BottleError(**answer["error"])
+        return answer, received
+
+    def keep(self) -> None:
+        """Tell the keeper to outlive us."""
+        os.write(self._life, b"k")
+
+    def close(self) -> None:
+        """End everything and wait until it is gone; idempotent."""
+        if self._life < 0:
+            return
+        os.close(self._life)
+        self._life = -1
+        self._control.close()
+        try:
+            self._keeper.wait(10)
+        except subprocess.TimeoutExpired:
+            self._keeper.send_signal(signal.SIGKILL)  # its children die with it
+            self._keeper.wait(10)
+
+    def abandon(self) -> None:
+        """Let go of a keeper that was told to stay."""
+        os.close(self._life)
+        self._life = -1
+        self._control.close()
+        self._keeper.returncode = 0  # no warning about a child that is meant to live on
+
+
+def _import_paths() -> list[str]:
+    """The folders that the server imports from: ours and h11's, after the standard library."""
+    folders = []
+    for package in ("pytest_bottle", "h11"):
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise BackendUnavailableError(
+                "a package that the netns engine needs is not installed", where=package
+            )
+        folders.append(str(Path(spec.origin).parent.parent))
+    return folders

@@ -1,0 +1,155 @@
+"""One command in a guest, from the owner's side: its pipes, its deadline, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from pytest_bottle.backends.contract import ExecResult
+from pytest_bottle.errors import DeadlineError, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_bottle._wire import Message
+
+
+class Command:
+    """A command that is about to run, on pipes of its own.
+
+    Attributes:
+        theirs: what the command gets: standard input, output, error, and the status pipe.
+    """
+
+    def __init__(self, where: str, timeout: float) -> None:
+        self.id = uuid.uuid4().hex
+        self._where = where
+        self._timeout = timeout
+        self._started = time.monotonic()
+        stdin_read, self._stdin = os.pipe()
+        self._reads: dict[str, int] = {}
+        self.theirs = [stdin_read]
+        for name in ("stdout", "stderr", "status"):
+            self._reads[name], write = os.pipe()
+            self.theirs.append(write)
+        self._open = {self._stdin, *self._reads.values(), *self.theirs}
+
+    def close(self) -> None:
+        """Close whatever is still open; idempotent."""
+        for fd in self._open.copy():
+            self._shut(fd)
+
+    def _shut(self, fd: int) -> None:
+        self._open.discard(fd)
+        os.close(fd)
+
+    def run(self, stdin: bytes, cut: Callable[[], object]) -> ExecResult:
+        """Feed, collect and wait; at the deadline, ``cut`` ends the command.
+
+        Raises:
+            DeadlineError: it was cut.
+            TransportError: it could not be run, or ended without a word.
+        """
+        for fd in self.theirs:
+            self._shut(fd)
+        output = {name: bytearray() for name in self._reads}
+        with selectors.DefaultSelector() as selector:
+            for name, fd in self._reads.items():
+                selector.register(fd, selectors.EVENT_READ, name)
+            os.set_blocking(self._stdin, False)
+            selector.register(self._stdin, selectors.EVENT_WRITE, "stdin")
+            if not self._pump(selector, bytearray(stdin), output):
+                cut()
+                raise self._late(output)
+        return self._result(output)
+
+    def _pump(
+        self, selector: selectors.BaseSelector, stdin: bytearray, output: dict[str, bytearray]
+    ) -> bool:
+        """Move bytes until the command has ended; False when the deadline came first.
+
+        A grandchild may hold the output open beyond the command's end: what is there by then
+        counts.
+        """
+        end = self._started + self._timeout
+        while selector.get_map():
+            ended = b"\n" in output["status"]
+            left = 0.0 if ended else end - time.monotonic()
+            if left < 0:
+                return False
+            events = selector.select(left)
+            if not events and ended:
+                return True
+            for key, _ in events:
+                if key.data == "stdin":
+                    finished = _feed(key.fd, stdin)
+                else:
+                    finished = _collect(key.fd, output[key.data])
+                if finished:
+                    selector.unregister(key.fd)
+                    self._shut(key.fd)
+        return True
+
+    def _late(self, output: dict[str, bytearray]) -> DeadlineError:
+        return DeadlineError(
+            "a command was cut at its deadline",
+            where=self._where,
+            expected=f"its end within {self._timeout:g} s",
+            seen=f"{len(output['stdout'])} bytes of output so far",
+            next_step="raise the timeout, or look at what the command waits for",
+            stdout=bytes(output["stdout"]),
+            stderr=bytes(output["stderr"]),
+        )
+
+    def _result(self, output: dict[str, bytearray]) -> ExecResult:
+        status = read_status(bytes(output["status"]))
+        if "error" in status:
+            raise TransportError(
+                "a command could not be run",
+                where=self._where,
+                expected="a program that exists in the guest and can be executed",
+                seen=str(status["error"]),
+                next_step="guests see /usr, /bin, /lib and the interpreter that runs pytest",
+            )
+        if not status:
+            raise TransportError(
+                "a command ended without a word",
+                where=self._where,
+                expected="an exit status or a signal",
+                seen="the engine's server closed the status pipe",
+            )
+        return ExecResult(
+            status["exit"] if "exit" in status else -status["signal"],
+            bytes(output["stdout"]),
+            bytes(output["stderr"]),
+            time.monotonic() - self._started,
+        )
+
+
+def read_status(raw: bytes) -> Message:
+    """Read a status pipe: ``exit``, ``signal``, or ``error`` when the program never ran."""
+    lines = [json.loads(line) for line in raw.splitlines() if line.endswith(b"}")]
+    # A command that could not be exec'd says why; its helper's own end comes behind.
+    return next((line for line in lines if "error" in line), lines[0] if lines else {})
+
+
+def _feed(fd: int, stdin: bytearray) -> bool:
+    """Write what the pipe takes; True when there is no more, or nobody reads it."""
+    try:
+        while stdin:
+            del stdin[: os.write(fd, stdin[:65536])]
+    except BlockingIOError:
+        return False
+    except BrokenPipeError:
+        pass
+    return True
+
+
+def _collect(fd: int, into: bytearray) -> bool:
+    part = os.read(fd, 1 << 16)
+    into += part
+    return not part

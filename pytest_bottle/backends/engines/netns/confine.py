@@ -1,0 +1,332 @@
+"""How a process becomes a guest: namespaces, a file system by allowlist, and no privilege left.
+
+The file system is an allowlist, not a read-only copy of the machine's: a read-only mount does not
+stop ``connect()`` to a UNIX socket that lies on it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import pytest_bottle
+from pytest_bottle.backends.engines.netns import linux
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+AGENT_UID: Final = 1000
+_SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_ETC: Final = (
+    "alternatives",
+    "ld.so.cache",
+    "ld.so.conf",
+    "localtime",
+    "os-release",
+    "protocols",
+    "services",
+    "ssl/openssl.cnf",
+)
+_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS: Final = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+_PRIVATE: Final = {
+    "tmp": "mode=1777",
+    "run": "mode=755",
+    "var": "mode=755",
+    "home": "mode=755",
+    "root": "mode=700",
+    "dev/shm": "mode=1777",
+}
+#: What Docker makes read-only and hides too (moby/oci defaults).
+_PROC_READONLY: Final = ("sys", "sysrq-trigger", "irq", "bus", "fs")
+_PROC_HIDDEN: Final = ("kcore", "keys", "timer_list", "acpi", "scsi", "latency_stats")
+_PASSWD: Final = (
+    "root:x:0:0:root:/root:/bin/sh\n"
+    f"agent:x:{AGENT_UID}:{AGENT_UID}:agent:/home/agent:/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/:/bin/false\n"
+)
+_GROUP: Final = f"root:x:0:\nagent:x:{AGENT_UID}:\nnogroup:x:65534:\n"
+_NO_DNS: Final = (
+    "# pytest-bottle: nothing resolves names on the internal network; the egress proxy does.\n"
+    "options timeout:1 attempts:1\n"
+)
+#: Where a guest's certificates lie: one folder, filled when the first certificate is minted.
+TRUST_FOLDER: Final = "/etc/ssl/certs"
+TRUST_FILE: Final = f"{TRUST_FOLDER}/ca-certificates.crt"
+#: The server's own corner, unmounted before a guest sees anything.
+STATE: Final = "/server"
+#: This package, for the server and the lab to import the rest of itself from.
+CODE: Final = f"{STATE}/code"
+
+
+class Identity(NamedTuple):
+    """What a guest is called and whom it may ask."""
+
+    hostname: str
+    hosts: str
+    resolv_conf: str = _NO_DNS
+
+
+# -- the server's own file system, once ---------------------------------------
+
+
+class Sources(NamedTuple):
+    """What the template is made of, taken from the machine: mount trees, links, small files."""
+
+    trees: dict[str, int]
+    links: dict[str, str]
+    devices: dict[str, int]
+    etc: dict[str, bytes]
+    package: int
+
+
+def collect(interpreter_prefixes: Iterable[str]) -> Sources:
+    """Take what guests may see of the machine.
+
+    Must run while the process can still reach the interpreter, which may lie below root's closed
+    home, and already has its capabilities in the user namespace.
+    """
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    trees, links = _collect_trees(interpreter_prefixes)
+    devices = {name: linux.clone_tree(f"/dev/{name}") for name in _DEVICES}
+    package = linux.clone_tree(pytest_bottle.__path__[0])
+    return Sources(trees, links, devices, _read_etc(), package)
+
+
+def build_template(sources: Sources) -> None:
+    """Turn the root of this mount namespace into the template of every guest."""
+    trees, links, devices, etc, package = sources
+    # Everything is collected: it does not matter what this mount covers.
+    base = "/tmp"  # noqa: S108 - a mount point of our own mount namespace
+    linux.mount("bottle", base, "tmpfs", linux.MS_NOSUID, "mode=755,size=64m")
+    os.chdir(base)
+    for path, tree in trees.items():
+        os.makedirs(f".{path}", exist_ok=True)
+        linux.protect_tree(tree)
+        linux.attach_tree(tree, f"{base}{path}")
+    for path, target in links.items():
+        os.symlink(target, f".{path}")
+    _fill(base, etc, devices)
+    linux.protect_tree(package)
+    linux.attach_tree(package, f"{base}{CODE}/pytest_bottle")
+    linux.mount("proc", f"{base}/proc", "proc", _NO_EXTRAS)
+    linux.pivot_root(base)
+
+
+_NO_EXTRAS: Final = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+
+
+def _collect_trees(prefixes: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
+    trees: dict[str, int] = {}
+    links: dict[str, str] = {}
+    for path in _SYSTEM:
+        if os.path.islink(path):
+            links[path] = os.readlink(path)
+        elif os.path.isdir(path):
+            trees[path] = linux.clone_tree(path)
+    for prefix in prefixes:
+        for part in ("bin", "lib", "lib64"):
+            path = f"{prefix}/{part}"
+            inside = any(path.startswith((f"{known}/", known)) for known in trees)
+            if not inside and os.path.isdir(path) and not os.path.islink(path):
+                trees[path] = linux.clone_tree(path)
+    return trees, links
+
+
+def _read_etc() -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for name in _ETC:
+        path = f"/etc/{name}"
+        if os.path.isdir(path):  # /etc/alternatives: links into /usr
+            for entry in os.listdir(path):
+                with suppress(OSError):
+                    found[f"{name}/{entry}"] = b"->" + os.fsencode(os.readlink(f"{path}/{entry}"))
+            continue
+        with suppress(OSError), open(path, "rb") as file:
+            found[name] = file.read()
+    return found
+
+
+def _fill(base: str, etc: dict[str, bytes], devices: dict[str, int]) -> None:
+    for name in ("proc", "sys", "mnt", "etc", "dev", "dev/pts", STATE[1:], *_PRIVATE):
+        os.makedirs(f"{base}/{name}", exist_ok=True)
+    os.makedirs(f"{base}{TRUST_FOLDER}", exist_ok=True)
+    for name, content in etc.items():
+        os.makedirs(os.path.dirname(f"{base}/etc/{name}"), exist_ok=True)
+        if content.startswith(b"->"):
+            os.symlink(content[2:], f"{base}/etc/{name}")
+        else:
+            _write(f"{base}/etc/{name}", content)
+    _write(f"{base}/etc/passwd", _PASSWD.encode())
+    _write(f"{base}/etc/group", _GROUP.encode())
+    _write(f"{base}/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n")
+    for name in ("hosts", "hostname", "resolv.conf"):
+        _write(f"{base}/etc/{name}", b"")
+    for name, tree in devices.items():
+        _write(f"{base}/dev/{name}", b"")
+        linux.attach_tree(tree, f"{base}/dev/{name}")
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, f"{base}/dev/{name}")
+    linux.mount("bottle", f"{base}{STATE}", "tmpfs", linux.MS_NOSUID, "mode=700,size=64m")
+    os.makedirs(f"{base}{CODE}/pytest_bottle")
+    os.mkdir(f"{base}{STATE}/trust", 0o755)
+    os.mkdir(f"{base}{STATE}/guests", 0o755)
+
+
+def _write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+# -- one guest's file system ----------------------------------------------------
+
+
+def enter_root(name: str, identity: Identity) -> None:
+    """Give the calling process, first of its PID namespace, a root of its own; name the host."""
+    linux.unshare(linux.CLONE_NEWNS)
+    root = "/mnt"
+    private = _identity_files(name, identity)
+    tree = linux.clone_tree("/")
+    linux.protect_tree(tree, nodev=False)  # its /dev holds devices; all else is nodev already
+    linux.attach_tree(tree, root)
+    trust = linux.clone_tree(f"{STATE}/trust")
+    linux.protect_tree(trust)
+    for path, source in private.items():
+        linux.attach_tree(source, f"{root}{path}")
+    linux.attach_tree(trust, f"{root}{TRUST_FOLDER}")
+    linux.unmount(f"{root}{STATE}")
+    for folder, options in _PRIVATE.items():
+        flags = linux.MS_NOSUID | linux.MS_NODEV
+        linux.mount("tmpfs", f"{root}/{folder}", "tmpfs", flags, f"{options},size=256m")
+    os.mkdir(f"{root}/var/tmp", 0o1777)
+    os.chmod(f"{root}/var/tmp", 0o1777)  # mkdir minds the umask
+    os.mkdir(f"{root}/home/agent", 0o755)
+    flags = linux.MS_NOSUID | linux.MS_NOEXEC
+    linux.mount("devpts", f"{root}/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=620")
+    _mount_proc(root)
+    linux.pivot_root(root)
+    socket.sethostname(identity.hostname)
+
+
+def _identity_files(name: str, identity: Identity) -> dict[str, int]:
+    folder = f"{STATE}/guests/{name}"
+    os.mkdir(folder, 0o755)
+    texts = {
+        "/etc/hosts": identity.hosts,
+        "/etc/resolv.conf": identity.resolv_conf,
+        "/etc/hostname": f"{identity.hostname}\n",
+    }
+    trees = {}
+    for path, text in texts.items():
+        source = f"{folder}/{os.path.basename(path)}"
+        _write(source, text.encode())
+        trees[path] = linux.clone_tree(source)
+        linux.protect_tree(trees[path])
+    return trees
+
+
+def _mount_proc(root: str) -> None:
+    # The template's own /proc shows the server's PID namespace: never a guest's business.
+    linux.unmount(f"{root}/proc")
+    linux.mount("proc", f"{root}/proc", "proc", _NO_EXTRAS)
+    for name in _PROC_READONLY:
+        path = f"{root}/proc/{name}"
+        if os.path.exists(path):
+            tree = linux.clone_tree(path)
+            linux.protect_tree(tree)
+            linux.attach_tree(tree, path)
+    for name in _PROC_HIDDEN:
+        path = f"{root}/proc/{name}"
+        if os.path.isdir(path):
+            linux.mount("tmpfs", path, "tmpfs", _NO_EXTRAS | linux.MS_RDONLY, "size=0,mode=555")
+        elif os.path.exists(path):
+            linux.attach_tree(linux.clone_tree("/dev/null"), path)
+
+
+# -- what a guest may do ----------------------------------------------------------
+
+
+def make_user_namespace(uid: int) -> int:
+    """Make a standing user namespace whose only user is ``uid``; returns an open file.
+
+    ``max_user_namespaces=0`` is written inside before anyone lives there: an empty bounding set
+    and no_new_privs do not keep a process from nesting into a namespace where it has everything.
+    """
+    ready_read, ready_write = os.pipe()
+    go_read, go_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(ready_read)
+            os.close(go_write)
+            linux.unshare(linux.CLONE_NEWUSER)
+            os.write(ready_write, b"u")
+            os.read(go_read, 1)
+            with open("/proc/sys/user/max_user_namespaces", "w") as file:
+                file.write("0")
+            os.write(ready_write, b"r")
+            os.read(go_read, 1)
+        finally:
+            os._exit(0)
+    os.close(ready_write)
+    os.close(go_read)
+    try:
+        _expect(ready_read, b"u", "a user namespace could not be nested")
+        map_ids(pid, uid, 0, 0, deny_setgroups=True)
+        os.write(go_write, b"g")
+        _expect(ready_read, b"r", "max_user_namespaces could not be written")
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready_read)
+        os.close(go_write)
+        os.waitpid(pid, 0)
+
+
+def map_ids(pid: int, inside: int, uid: int, gid: int, *, deny_setgroups: bool) -> None:
+    """Write the one-line id maps of the user namespace that process ``pid`` lives in."""
+    if deny_setgroups:
+        _write(f"/proc/{pid}/setgroups", b"deny")
+    _write(f"/proc/{pid}/uid_map", f"{inside} {uid} 1".encode())
+    _write(f"/proc/{pid}/gid_map", f"{inside} {gid} 1".encode())
+
+
+def _expect(fd: int, byte: bytes, otherwise: str) -> None:
+    if os.read(fd, 1) != byte:
+        raise OSError(1, otherwise)
+
+
+def harden(
+    user_namespace: int | None, seccomp: bytes, keep: frozenset[int] = frozenset()
+) -> None:
+    """Take from the calling process what a guest must not have; there is no way back.
+
+    Args:
+        user_namespace: the inner user namespace to live in; None stays in the server's, which only
+            a privileged probe does, with just the capabilities it keeps.
+        seccomp: the filter, as assembled by :func:`linux.seccomp_filter`.
+        keep: capabilities that stay.
+    """
+    if user_namespace is not None:
+        linux.setns(user_namespace, linux.CLONE_NEWUSER)
+    os.umask(0o022)
+    linux.drop_capabilities(keep)
+    linux.forbid_new_privileges()
+    linux.install_filter(seccomp)
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every open file of the process except ``keep``."""
+    start = 0
+    for fd in sorted(set(keep)):
+        if start < fd:  # CPython 3.11 closes every file there is for closerange(0, 0)
+            os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, 1 << 16)

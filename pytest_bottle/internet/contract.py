@@ -1,0 +1,30 @@
+"""What the suite needs of the far side, whichever it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_bottle.internet.lab import Hearing, Mark
+
+
+class Internet(Protocol):
+    """The far side: it answers, and it alone can say that something got there."""
+
+    @property
+    def name(self) -> str:
+        """``lab``, ``guest`` or ``live``."""
+
+    def mark(self) -> Mark:
+        """Take the witness's place in time: what it hears from here on."""
+
+    def heard(self, since: Mark, destinations: Sequence[str] | None = None) -> Hearing:
+        """Tell what the witness heard since a mark."""
+
+    def listen(self, *, tcp: Sequence[int] = (), udp: Sequence[int] = ()) -> None:
+        """Make the far side answer on these ports, at every address."""
+
+    def address_of(self, name: str) -> str:
+        """Tell the IPv4 address that the far side's DNS gives a name."""

@@ -1,0 +1,50 @@
+"""The lab: a hermetic internet that owns every address, as one object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_bottle.internet.lab import OriginClient, WitnessClient
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from pytest_bottle.internet.lab import Hearing, Mark
+
+
+class Lab:
+    """The far side of a hermetic bottle: its witness and its origins.
+
+    Args:
+        witness: the control connection of :func:`pytest_bottle.internet.witness.serve`.
+        origin: the control connection of :func:`pytest_bottle.internet.origin.serve`.
+    """
+
+    name = "lab"
+
+    def __init__(self, witness: socket.socket, origin: socket.socket) -> None:
+        self._sockets = (witness, origin)
+        self.witness = WitnessClient(witness)
+        self.origin = OriginClient(origin)
+
+    def mark(self) -> Mark:
+        """Take the witness's place in time: what it hears from here on."""
+        return self.witness.mark()
+
+    def heard(self, since: Mark, destinations: Sequence[str] | None = None) -> Hearing:
+        """Tell what the witness heard since a mark."""
+        return self.witness.heard(since, destinations)
+
+    def listen(self, *, tcp: Sequence[int] = (), udp: Sequence[int] = ()) -> None:
+        """Make the far side answer on these ports, at every address."""
+        self.origin.listen(tcp=tcp, udp=udp)
+
+    def address_of(self, name: str) -> str:
+        """Tell the IPv4 address that the lab's DNS gives a name."""
+        return self.origin.address(name)
+
+    def close(self) -> None:
+        """Let go of the control connections."""
+        for sock in self._sockets:
+            sock.close()

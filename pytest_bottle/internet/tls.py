@@ -1,0 +1,107 @@
+"""TLS for the origins: for every name a certificate, minted when it is first asked for."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+import threading
+from typing import TYPE_CHECKING
+
+from pytest_bottle import _wire
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+_MINT_PATIENCE = 10.0
+_MOST_CONTEXTS = 2048
+
+
+class Leaves:
+    """TLS contexts by name, made of the minter's certificates.
+
+    Args:
+        minter: the control connection to the minter.
+        greeted: called with (connection, name, error) for every ClientHello that could be read.
+    """
+
+    def __init__(
+        self, minter: socket.socket, greeted: Callable[[socket.socket, str, str], None]
+    ) -> None:
+        self._minter = minter
+        self._greeted = greeted
+        self._lock = threading.Lock()
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._entrance = _context()
+        self._entrance.sni_callback = self._choose
+
+    def wrap(self, connection: socket.socket) -> ssl.SSLSocket:
+        """Shake hands as the server of whatever name the client asks for.
+
+        Raises:
+            OSError: the handshake failed; ``connection`` is closed.
+        """
+        wrapped = self._entrance.wrap_socket(
+            connection, server_side=True, do_handshake_on_connect=False
+        )
+        try:
+            wrapped.do_handshake()
+        except OSError:
+            wrapped.close()
+            raise
+        return wrapped
+
+    def _choose(
+        self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext
+    ) -> int | None:
+        assert isinstance(connection, ssl.SSLSocket)
+        error = ""
+        try:
+            connection.context = self._leaf(name or _local_address(connection))
+        except (OSError, ValueError, _wire.Closed) as problem:
+            error = str(problem) or type(problem).__name__
+        self._greeted(connection, name or "", error)
+        return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR if error else None
+
+    def _leaf(self, name: str) -> ssl.SSLContext:
+        with self._lock:  # the minter answers one question at a time
+            if name not in self._contexts:
+                if len(self._contexts) >= _MOST_CONTEXTS:
+                    self._contexts.clear()
+                self._contexts[name] = self._mint(name)
+            return self._contexts[name]
+
+    def _mint(self, name: str) -> ssl.SSLContext:
+        request = {"op": "leaf", "name": name}
+        answer, _ = _wire.call(self._minter, request, timeout=_MINT_PATIENCE)
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        context = _context()
+        _load(context, answer["key_and_chain"].encode())
+        return context
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _local_address(connection: ssl.SSLSocket) -> str:
+    return str(connection.getsockname()[0]).removeprefix("::ffff:")
+
+
+def _load(context: ssl.SSLContext, pem: bytes) -> None:
+    # OpenSSL wants a path; a file without a name leaves nothing behind, however we die.
+    fd = os.memfd_create("bottle-leaf")
+    try:
+        os.write(fd, pem)
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    except (FileNotFoundError, PermissionError):  # no /proc, or that of other processes
+        with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+    finally:
+        os.close(fd)
