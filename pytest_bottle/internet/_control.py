@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pytest_bottle import _wire
@@ -12,6 +14,16 @@ if TYPE_CHECKING:
 
 #: A request is sent in one piece; who needs longer has lost its way.
 _PATIENCE = 5.0
+
+
+def survive_hang_ups() -> None:
+    """Make a write to a client that has gone an error, as Python does unless it was told else.
+
+    A process that forks guests gives them the default back: the first client that hangs up too
+    early would kill the server.
+    """
+    with suppress(ValueError):  # not the main thread, as in tests
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 def answer_one(sock: socket.socket, handle: Callable[[_wire.Message], _wire.Message]) -> bool:

@@ -28,3 +28,10 @@ class Internet(Protocol):
 
     def address_of(self, name: str) -> str:
         """Tell the IPv4 address that the far side's DNS gives a name."""
+
+    def fresh_address(self, family: int = 4) -> str:
+        """Hand out a public-looking address that nobody has been sent to lately (RFC 7534 space).
+
+        Args:
+            family: 4 or 6.
+        """

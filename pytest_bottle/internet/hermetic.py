@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ipaddress
+import itertools
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_bottle.internet.lab import OriginClient, WitnessClient
 
@@ -22,11 +24,17 @@ class Lab:
     """
 
     name = "lab"
+    #: AS112's direct delegation (RFC 7534): global to every address guard, and ours in here.
+    _POOLS: ClassVar = {4: "192.175.48.0/24", 6: "2620:4f:8000:ff::/120"}
 
     def __init__(self, witness: socket.socket, origin: socket.socket) -> None:
         self._sockets = (witness, origin)
         self.witness = WitnessClient(witness)
         self.origin = OriginClient(origin)
+        self._fresh = {
+            family: itertools.cycle(list(ipaddress.ip_network(pool).hosts()))
+            for family, pool in self._POOLS.items()
+        }
 
     def mark(self) -> Mark:
         """Take the witness's place in time: what it hears from here on."""
@@ -43,6 +51,10 @@ class Lab:
     def address_of(self, name: str) -> str:
         """Tell the IPv4 address that the lab's DNS gives a name."""
         return self.origin.address(name)
+
+    def fresh_address(self, family: int = 4) -> str:
+        """Hand out an address that no stimulus has been sent to for a while."""
+        return str(next(self._fresh[family]))
 
     def close(self) -> None:
         """Let go of the control connections."""

@@ -10,7 +10,7 @@ import selectors
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_bottle.internet._control import answer_one
+from pytest_bottle.internet._control import answer_one, survive_hang_ups
 
 if TYPE_CHECKING:
     import socket
@@ -31,6 +31,7 @@ def serve(clients: Sequence[socket.socket], import_paths: Sequence[str]) -> None
         clients: control connections, all of which see the same authority.
         import_paths: where trustme is to be found; appended to ``sys.path`` on the first request.
     """
+    survive_hang_ups()
     minter = Minter(import_paths)
     with selectors.DefaultSelector() as selector:
         for client in clients:

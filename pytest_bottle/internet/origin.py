@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.internet import sockets
-from pytest_bottle.internet._control import answer_one
+from pytest_bottle.internet._control import answer_one, survive_hang_ups
 from pytest_bottle.internet.records import Entry
 from pytest_bottle.internet.talk import ECHO_ANSWER, Peer, Talk
 from pytest_bottle.internet.zone import Zone
@@ -50,6 +50,7 @@ def serve(
         dns: ports that speak DNS, over UDP and TCP.
         bind: the address to listen on; ``::`` means every address of both families.
     """
+    survive_hang_ups()
     origin = Origin(minter, bind)
     try:
         origin.start(tcp, dns)

@@ -81,7 +81,7 @@ def _bound(kind: int, bind: str, port: int) -> socket.socket:
     try:
         _prepare(sock)
         sock.bind((bind, port))
-    except OSError:
+    except (OSError, OverflowError):  # the latter: a number that is no port
         sock.close()
         raise
     sock.settimeout(0)

@@ -107,19 +107,17 @@ class Talk:
             connection.sendall(len(answer).to_bytes(2, "big") + answer)
 
     def _echo_or_http(self, connection: socket.socket, peer: Peer, scheme: str) -> None:
-        heard = connection.recv(_PIECE)
-        while heard and len(heard) <= _LONGEST_LINE:
-            if heard.startswith(ECHO) and b"\n" in heard:
+        heard = b""
+        while len(heard) <= _LONGEST_LINE and (more := connection.recv(_PIECE)):
+            heard += more
+            while heard.startswith(ECHO) and b"\n" in heard:
                 line, _, heard = heard.partition(b"\n")
                 connection.sendall(echo(line.removeprefix(ECHO).strip(), peer))
-                continue
             if not heard.startswith(ECHO) and not ECHO.startswith(heard):
                 from pytest_bottle.internet import web
 
                 web.converse(connection, heard, peer, scheme, self._log)
                 return
-            more = connection.recv(_PIECE)
-            heard = heard + more if more else b""
 
 
 def echo(nonce: bytes, peer: Peer) -> bytes:

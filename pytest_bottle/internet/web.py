@@ -68,6 +68,7 @@ class _Conversation:
         self._log = log
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_PIECE)
         self._http.receive_data(heard)
+        self._is_head = False
 
     def run(self) -> None:
         try:
@@ -82,6 +83,7 @@ class _Conversation:
         if not isinstance(request, h11.Request):
             return False
         host, method, path = _host(request), _text(request.method), _text(request.target)
+        self._is_head = method == "HEAD"
         self._log("http", self._peer, scheme=self._scheme, host=host, method=method, path=path)
         if method == "CONNECT":
             self._send(405, "text/plain", b"an origin is no proxy\n", close=True)
@@ -128,14 +130,11 @@ class _Conversation:
         ]
         if close:
             headers.append(("Connection", "close"))
-        self._say(
-            h11.Response(status_code=status, headers=headers),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        )
+        response = h11.Response(status_code=status, headers=headers)
+        data = [] if self._is_head else [h11.Data(data=body)]
+        self._say(response, *data, h11.EndOfMessage())
 
     def _say(self, *events: h11.Event) -> None:
-        # h11 itself leaves the body out where HEAD forbids it.
         self._connection.sendall(b"".join(self._http.send(event) or b"" for event in events))
 
     def _refuse(self, error: h11.RemoteProtocolError) -> None:

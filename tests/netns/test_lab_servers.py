@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -62,9 +63,10 @@ class Lab:
     """What a test has of the lab and of the client's namespace."""
 
     def __init__(self, ends: list[socket.socket], ca_pem: str) -> None:
-        witness_end, origin_end, self._factory = ends
+        witness_end, origin_end, origin4_end, self._factory = ends
         self.witness = WitnessClient(witness_end)
         self.origin = OriginClient(origin_end)
+        self.origin4 = OriginClient(origin4_end)
         self.trusting = ssl.create_default_context(cadata=ca_pem)
 
     def open(self, family: int, kind: int, proto: int = 0) -> socket.socket:
@@ -257,9 +259,7 @@ def test_the_nonce_comes_back_with_both_addresses(
 
 
 @pytest.mark.parametrize("server", ["8.8.8.8", "2001:4860:4860::8888"])
-def test_dns_answers_from_the_address_that_was_asked(
-    lab: Lab, nonce: bytes, server: str
-) -> None:
+def test_dns_answers_from_the_address_that_was_asked(lab: Lab, nonce: bytes, server: str) -> None:
     """A connected UDP socket drops answers from elsewhere, so its answer proves the source."""
     name = f"{nonce.decode()}.denied.test"
     since = lab.origin.mark()
@@ -270,6 +270,15 @@ def test_dns_answers_from_the_address_that_was_asked(
     (entry,) = lab.origin.dns_log(since)
     assert (entry.name, entry.qtype, entry.server) == (name, dnswire.A, server)
     assert entry.client in (CLIENT, CLIENT6)
+
+
+def test_a_kernel_without_ipv6_is_served_as_well(lab: Lab) -> None:
+    """Sockets of the IPv4 family answer from the address that was asked, too."""
+    lab.origin4.ping()
+    with lab.connect("8.8.4.4", 5300, socket.SOCK_DGRAM) as sock:
+        sock.send(dnswire.build_query("allowed.test", dnswire.A, 8))
+        assert dnswire.parse_answer(sock.recv(512)).addresses
+    assert [entry.server for entry in lab.origin4.dns_log()] == ["8.8.4.4"]
 
 
 def test_a_name_leads_to_its_https_origin(lab: Lab, nonce: bytes) -> None:
@@ -339,6 +348,17 @@ def test_a_udp_echo_answers_from_the_address_that_was_asked(
         assert sock.recv(100) == b"BOTTLE-ECHO " + nonce
 
 
+def test_a_client_that_hangs_up_does_no_harm(lab: Lab) -> None:
+    """Writing to a closed connection must not end the origins."""
+    at_once = struct.pack("ii", 1, 0)
+    for _ in range(5):
+        with lab.connect("9.9.9.11", 80) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            sock.sendall(b"BOTTLE x\n" * 5000)
+    time.sleep(0.05)
+    lab.origin.ping()
+
+
 def test_a_connection_is_logged_when_it_is_accepted(lab: Lab) -> None:
     """A client that connects and says nothing has left a trace."""
     since = lab.origin.mark()
@@ -387,7 +407,8 @@ def make_lab(packets: socket.socket, mint: socket.socket) -> list[socket.socket]
     os.write(go_write, b"g")
     listener, _ = spawn(lambda end: witness.serve(end, packets), packets.fileno())
     origins, _ = spawn(lambda end: origin.serve(end, mint), mint.fileno())
-    return [listener, origins, factory]
+    only_ipv4, _ = spawn(lambda end: origin.serve(end, None, tcp=(), dns=(5300,), bind="0.0.0.0"))
+    return [listener, origins, only_ipv4, factory]
 
 
 def spawn(run: Callable[[socket.socket], None], *keep: int) -> tuple[socket.socket, int]:
@@ -400,6 +421,7 @@ def spawn(run: Callable[[socket.socket], None], *keep: int) -> tuple[socket.sock
     kept = sorted({0, 1, 2, theirs.fileno(), *keep})
     for low, high in zip(kept, [*kept[1:], 4096], strict=True):
         os.closerange(low + 1, high)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as in a process that starts guests
     try:
         run(theirs)
     finally:

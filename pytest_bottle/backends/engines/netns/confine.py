@@ -135,7 +135,7 @@ def _collect_trees(prefixes: Iterable[str]) -> tuple[dict[str, int], dict[str, s
     for prefix in prefixes:
         for part in ("bin", "lib", "lib64"):
             path = f"{prefix}/{part}"
-            inside = any(path.startswith((f"{known}/", known)) for known in trees)
+            inside = any(f"{path}/".startswith(f"{known}/") for known in trees)
             if not inside and os.path.isdir(path) and not os.path.islink(path):
                 trees[path] = linux.clone_tree(path)
     return trees, links
@@ -189,8 +189,14 @@ def _write(path: str, content: bytes) -> None:
 # -- one guest's file system ----------------------------------------------------
 
 
-def enter_root(name: str, identity: Identity) -> None:
-    """Give the calling process, first of its PID namespace, a root of its own; name the host."""
+def enter_root(name: str, identity: Identity, paths: Iterable[str]) -> None:
+    """Give the calling process, first of its PID namespace, a root of its own; name the host.
+
+    Args:
+        name: the guest's.
+        identity: what it is called and whom it may ask.
+        paths: the template's own trees; one below a private folder is mounted there again.
+    """
     linux.unshare(linux.CLONE_NEWNS)
     root = "/mnt"
     private = _identity_files(name, identity)
@@ -203,12 +209,18 @@ def enter_root(name: str, identity: Identity) -> None:
         linux.attach_tree(source, f"{root}{path}")
     linux.attach_tree(trust, f"{root}{TRUST_FOLDER}")
     linux.unmount(f"{root}{STATE}")
+    covered = {
+        path: linux.clone_tree(path) for path in paths if path.split("/")[1] in _PRIVATE
+    }
     for folder, options in _PRIVATE.items():
         flags = linux.MS_NOSUID | linux.MS_NODEV
         linux.mount("tmpfs", f"{root}/{folder}", "tmpfs", flags, f"{options},size=256m")
-    os.mkdir(f"{root}/var/tmp", 0o1777)
-    os.chmod(f"{root}/var/tmp", 0o1777)  # mkdir minds the umask
-    os.mkdir(f"{root}/home/agent", 0o755)
+    for path, tree in covered.items():
+        os.makedirs(f"{root}{path}", exist_ok=True)
+        linux.attach_tree(tree, f"{root}{path}")
+    os.makedirs(f"{root}/var/tmp", exist_ok=True)
+    os.chmod(f"{root}/var/tmp", 0o1777)
+    os.makedirs(f"{root}/home/agent", exist_ok=True)
     flags = linux.MS_NOSUID | linux.MS_NOEXEC
     linux.mount("devpts", f"{root}/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=620")
     _mount_proc(root)

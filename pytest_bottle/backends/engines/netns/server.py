@@ -70,7 +70,7 @@ def _start(
     linux.set_name("bottle-server")
     confine.build_template(sources)
     _find_ourselves_again()
-    return Server(control, *minters)
+    return Server(control, *minters, paths=list(sources.trees))
 
 
 def _find_ourselves_again() -> None:
@@ -84,9 +84,15 @@ class Server:
     """What the owner can ask for, one method an operation."""
 
     def __init__(
-        self, control: socket.socket, minter: socket.socket, origin_minter: socket.socket
+        self,
+        control: socket.socket,
+        minter: socket.socket,
+        origin_minter: socket.socket,
+        *,
+        paths: list[str],
     ) -> None:
         self._control = control
+        self._paths = paths
         self._minter = minter
         self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._home_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -279,7 +285,7 @@ class Server:
         try:
             linux.setns(space.fd, linux.CLONE_NEWNET)
             linux.unshare(linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
-            confine.enter_root(name, identity)
+            confine.enter_root(name, identity, self._paths)
             confine.harden(self._users[AGENT], self._seccomp)
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # survives the exec: the kernel reaps
             os.write(ready, b"ready")

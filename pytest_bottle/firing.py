@@ -1,0 +1,210 @@
+"""Send operations to the probe at vantage points, all at once, and gather what it records."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from pytest_bottle.backends.contract import User, Vantage
+from pytest_bottle.errors import DeadlineError, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_bottle.backends.contract import Backend, Topology
+    from pytest_bottle.internet.records import Heard
+    from pytest_bottle.stimulus import Shot
+
+#: Seconds a stimulus may take before it counts as unanswered.
+DEADLINE = 1.0
+#: Seconds on top for the probe's own start and end; a loaded machine is slow.
+_GRACE = 15.0
+_BOOT = (
+    "import sys; read = sys.stdin.buffer; "
+    "exec(compile(read.read(int(read.readline())), 'probe', 'exec'))"
+)
+
+Place = tuple[Vantage, User]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing for the probe to do at one place; ``name`` is unique in its volley."""
+
+    name: str
+    vantage: Vantage
+    what: Mapping[str, object]
+    user: User = User.AGENT
+
+    @classmethod
+    def of(cls, shot: Shot) -> Operation:
+        """Make the operation of a shot."""
+        return cls(shot.name, shot.vantage, shot.operation(), shot.user)
+
+
+@dataclass(slots=True)
+class Volley:
+    """What the probes recorded.
+
+    Attributes:
+        records: by the operations' names; what is missing was not recorded.
+        failures: why a place gave no or not all of its records.
+    """
+
+    records: dict[str, Record] = field(default_factory=dict)
+    failures: dict[Place, str] = field(default_factory=dict)
+
+    def outcome(self, name: str) -> str | None:
+        """Tell the outcome of an operation, typed by cause; None when it is missing."""
+        record = self.records.get(name)
+        return None if record is None else str(record["outcome"])
+
+    def echo(self, name: str) -> bool:
+        """Tell whether the far end's echo of the nonce came back."""
+        return bool(self.records.get(name, {}).get("echo"))
+
+    def failure(self, operation: Operation) -> str:
+        """Say why an operation has no record."""
+        return self.failures.get((operation.vantage, operation.user), "")
+
+
+def fire(
+    backend: Backend,
+    topology: Topology,
+    operations: Iterable[Operation],
+    deadline: float = DEADLINE,
+) -> Volley:
+    """Run all operations at once, with one exec for each place; never raises for a broken exec.
+
+    Args:
+        backend: runs the probe.
+        topology: the bottle.
+        operations: what to do and where.
+        deadline: seconds for each of them.
+    """
+    by_place: dict[Place, list[Operation]] = defaultdict(list)
+    for operation in operations:
+        by_place[operation.vantage, operation.user].append(operation)
+    volley = Volley()
+    if not by_place:
+        return volley
+    with ThreadPoolExecutor(len(by_place)) as pool:
+        for place, (records, failure) in zip(
+            by_place,
+            pool.map(
+                lambda item: _run(backend, topology, item[0], item[1], deadline),
+                by_place.items(),
+            ),
+            strict=True,
+        ):
+            volley.records |= records
+            if failure:
+                volley.failures[place] = failure
+    return volley
+
+
+def run_one(
+    backend: Backend,
+    topology: Topology,
+    vantage: Vantage,
+    what: Mapping[str, object],
+    *,
+    user: User = User.AGENT,
+    deadline: float = DEADLINE,
+) -> Record:
+    """Run a single operation and return its record.
+
+    Raises:
+        TransportError: the probe could not be run or did not report.
+    """
+    operation = Operation("one", vantage, what, user)
+    volley = fire(backend, topology, [operation], deadline)
+    if "one" not in volley.records:
+        raise TransportError(
+            "the probe did not report",
+            where=f"{vantage.value} of bottle {topology.id}",
+            expected="one record",
+            seen=volley.failure(operation) or "nothing",
+            next_step="look at the guest: is its interpreter there, does exec work?",
+        )
+    return volley.records["one"]
+
+
+def heard(shot: Shot, records: Iterable[Heard]) -> list[Heard]:
+    """Pick the witness's records of a shot: by nonce, or by its own destination.
+
+    A bare SYN holds no payload, and behind a sidecar the source is not the agent's: so the
+    destination of a shot is its own, and the source is never the evidence.
+    """
+    key, host, nonce = shot.stimulus.key, shot.stimulus.host, shot.nonce.encode()
+    numbers = {"tcp": (6,), "udp": (17,), "icmp": (1, 58)}[key.protocol]
+    return [
+        record
+        for record in records
+        if nonce in record.payload
+        or (
+            key.protocol != "icmp"
+            and record.dst == host
+            and record.proto in numbers
+            and record.dport == key.port
+        )
+    ]
+
+
+@cache
+def probe_source() -> bytes:
+    """Read the probe's source text."""
+    return files("pytest_bottle.guest").joinpath("probe.py").read_bytes()
+
+
+def _run(
+    backend: Backend,
+    topology: Topology,
+    place: Place,
+    operations: list[Operation],
+    deadline: float,
+) -> tuple[dict[str, Record], str]:
+    request = {
+        "deadline": deadline,
+        "operations": [{"id": o.name, **o.what} for o in operations],
+    }
+    source = probe_source()
+    stdin = b"%d\n%s%s" % (len(source), source, json.dumps(request).encode())
+    argv = [topology.python, "-I", "-S", "-c", _BOOT]
+    vantage, user = place
+    longest = max(float(str(o.what.get("deadline", deadline))) for o in operations)
+    try:
+        result = backend.exec(
+            topology, vantage, argv, stdin=stdin, user=user, timeout=longest + _GRACE
+        )
+    except DeadlineError as error:
+        return _parse(error.stdout)[0], str(error)
+    except TransportError as error:
+        return {}, str(error)
+    records, done = _parse(result.stdout)
+    complete = result.ok and done == len(operations)
+    return records, "" if complete else f"exit status {result.exit_status}: {result.err[-500:]}"
+
+
+def _parse(output: bytes) -> tuple[dict[str, Record], int | None]:
+    """Read the probe's lines; garbage between them is no record of anything."""
+    records: dict[str, Record] = {}
+    done = None
+    for line in output.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(record, dict):
+            continue
+        if "done" in record:
+            done = record["done"]
+        elif isinstance(record.get("id"), str) and isinstance(record.get("outcome"), str):
+            records[record["id"]] = record
+    return records, done

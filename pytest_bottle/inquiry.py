@@ -1,0 +1,85 @@
+"""One stimulus, asked properly: before and after it the sidecar speaks, then the same bytes openly.
+
+The open guest fires in a window of its own, after the first one is closed: a stimulus may name an
+address such as 1.1.1.1, and then only time tells the two apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_bottle.backends.contract import User, Vantage
+from pytest_bottle.firing import Operation, Volley, fire, heard
+from pytest_bottle.stimulus import Shot, aimed_at
+from pytest_bottle.verdict import Finding, judge
+
+if TYPE_CHECKING:
+    from pytest_bottle.backends.contract import Backend, Topology
+    from pytest_bottle.internet.records import Heard
+    from pytest_bottle.stimulus import Stimulus
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The judgement of one stimulus, and what it rests on."""
+
+    finding: Finding
+    outcome: str | None
+    heard: tuple[Heard, ...]
+    why: str
+
+
+def inquire(
+    backend: Backend,
+    topology: Topology,
+    vantage: Vantage,
+    stimulus: Stimulus,
+    deadline: float,
+) -> Answer:
+    """Send a stimulus with its controls and judge it."""
+    internet = backend.internet
+    key = stimulus.key
+    internet.listen(
+        tcp=[key.port] if key.protocol == "tcp" else [],
+        udp=[key.port] if key.protocol == "udp" else [],
+    )
+    start = internet.mark()
+    before = _beat(backend, topology, stimulus, "before")
+    shot = Shot("shot", vantage, stimulus, User.AGENT)
+    volley = fire(backend, topology, [Operation.of(shot)], deadline)
+    after = _beat(backend, topology, stimulus, "after")
+    window = internet.heard(start)
+    control = Shot("control", Vantage.OPEN, stimulus, User.AGENT)
+    opened = fire(backend, topology, [Operation.of(control)], deadline)
+    controls = internet.heard(window.end)
+
+    silent = [beat.name for beat in (before, after) if not heard(beat, window.records)]
+    why = ""
+    if silent:
+        why = f"the witness did not hear the sidecar's beat {' and '.join(silent)} the stimulus"
+    elif window.lost:
+        why = f"the witness lost {window.lost} packets in the window"
+    elif not _reached(control, opened, controls.records):
+        why = f"the same bytes from the open guest did not arrive: {opened.outcome('control')}"
+    elif volley.outcome("shot") in (None, "tool-error"):
+        why = str(volley.failures or volley.records.get("shot"))
+    found = tuple(heard(shot, window.records))
+    # The beats and the stimulus differ in destination, so what was heard is the stimulus's own.
+    finding = judge(
+        volley.outcome("shot"), echo=volley.echo("shot"), heard=bool(found), controls=not why
+    )
+    return Answer(finding, volley.outcome("shot"), found, why)
+
+
+def _beat(backend: Backend, topology: Topology, stimulus: Stimulus, name: str) -> Shot:
+    """Let the sidecar send the same kind of stimulus to an address of its own."""
+    target = aimed_at(stimulus, backend.internet.fresh_address(stimulus.key.family))
+    beat = Shot(name, Vantage.SIDECAR, target, User.AGENT)
+    fire(backend, topology, [Operation.of(beat)])
+    return beat
+
+
+def _reached(shot: Shot, volley: Volley, records: tuple[Heard, ...]) -> bool:
+    answered = volley.echo(shot.name) or volley.outcome(shot.name) == "sent"
+    return answered and bool(heard(shot, records))

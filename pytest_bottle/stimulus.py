@@ -1,0 +1,127 @@
+"""What is sent, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pytest_bottle.backends.contract import User, Vantage
+
+
+class Key(NamedTuple):
+    """What a network can tell stimuli apart by: address family, protocol and port."""
+
+    family: int
+    protocol: str
+    port: int
+
+
+def _family(host: str) -> int:
+    return 6 if ":" in host else 4
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """A TCP connection to an address and a port, with a nonce that the far end echoes."""
+
+    host: str
+    port: int
+
+    @property
+    def key(self) -> Key:
+        """Family, protocol and port."""
+        return Key(_family(self.host), "tcp", self.port)
+
+    def operation(self) -> dict[str, object]:
+        """What the probe is told."""
+        return {"kind": "tcp", "host": self.host, "port": self.port}
+
+
+@dataclass(frozen=True, slots=True)
+class Udp:
+    """A datagram to an address and a port; ``prefix`` stands before the nonce, in hex.
+
+    ``answers`` says whether the far end is meant to reply; if not, only the witness can judge.
+    """
+
+    host: str
+    port: int
+    prefix: str = ""
+    answers: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Family, protocol and port."""
+        return Key(_family(self.host), "udp", self.port)
+
+    def operation(self) -> dict[str, object]:
+        """What the probe is told."""
+        return {
+            "kind": "udp",
+            "host": self.host,
+            "port": self.port,
+            "prefix": self.prefix,
+            "answers": self.answers,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Icmp:
+    """An ICMP or ICMPv6 echo request with a nonce, by a ping socket or a raw one."""
+
+    host: str
+    raw: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Family and protocol; there is no port."""
+        return Key(_family(self.host), "icmp", 0)
+
+    def operation(self) -> dict[str, object]:
+        """What the probe is told."""
+        return {"kind": "icmp", "host": self.host, "raw": self.raw}
+
+
+Stimulus = Tcp | Udp | Icmp
+
+
+def aimed_at(stimulus: Stimulus, host: str) -> Stimulus:
+    """Give the same stimulus for another destination."""
+    return dataclasses.replace(stimulus, host=host)
+
+
+def new_nonce() -> str:
+    """Make a nonce of 32 characters that nothing else sends."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One stimulus at one vantage point.
+
+    Attributes:
+        via: the next hop a privileged probe sends it to; empty for the routing table's own.
+        delay: seconds after the probe's start.
+    """
+
+    name: str
+    vantage: Vantage
+    stimulus: Stimulus
+    user: User
+    via: str = ""
+    delay: float = 0.0
+    nonce: str = field(default_factory=new_nonce)
+
+    def operation(self) -> dict[str, object]:
+        """What the probe is told."""
+        extra = {"via": self.via} if self.via else {}
+        return {
+            **self.stimulus.operation(),
+            **extra,
+            "id": self.name,
+            "nonce": self.nonce,
+            "delay": self.delay,
+        }

@@ -1,0 +1,85 @@
+"""The verdict algebra: pure functions of what the prober saw, what the witness heard, and controls.
+
+No exit code and no text of a tool ever decides (catalogue 0.3).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Verdict(enum.Enum):
+    """What is said of a check. INCONCLUSIVE counts as a failure of the run, never as a skip."""
+
+    PASSED = "passed"
+    VIOLATED = "violated"
+    INCONCLUSIVE = "inconclusive"
+    NOT_SUPPORTED = "not supported"
+    NOT_RUN = "not run"
+    WAIVED = "waived"
+
+
+class Finding(enum.Enum):
+    """What became of one stimulus that must not get out, from bad to good."""
+
+    LEAKED = "leaked"
+    LEAKED_ONE_WAY = "leaked one way"
+    INCONCLUSIVE = "inconclusive"
+    NOT_SENDABLE = "not sendable"
+    """The prober's own kernel refused to send: true, and no proof that the network would."""
+    TERMINATED_LOCALLY = "terminated locally"
+    """Something answered on the way; the far end heard nothing. Not a leak, and reported."""
+    BLOCKED = "blocked"
+
+
+#: Outcomes of the probe by which the network, or a policy on it, said no.
+BLOCKED_OUTCOMES = frozenset(
+    {"refused", "unreachable", "timeout", "reset", "dns-failure", "proxy-denied", "sent"}
+)
+#: Outcomes by which something answered.
+ANSWERED_OUTCOMES = frozenset({"connected", "answered", "tls-untrusted"})
+
+
+def judge(outcome: str | None, *, echo: bool, heard: bool, controls: bool) -> Finding:
+    """Say what became of one stimulus.
+
+    Args:
+        outcome: the prober's record, typed by cause; None when it is missing.
+        echo: whether the far end's own echo of the nonce came back.
+        heard: whether the witness heard the stimulus.
+        controls: whether every positive control of it is green.
+    """
+    if outcome in ANSWERED_OUTCOMES:
+        if echo or heard:
+            return Finding.LEAKED
+        return Finding.TERMINATED_LOCALLY if controls else Finding.INCONCLUSIVE
+    if outcome in BLOCKED_OUTCOMES:
+        if heard:
+            return Finding.LEAKED_ONE_WAY
+        return Finding.BLOCKED if controls else Finding.INCONCLUSIVE
+    if outcome == "not-sendable":
+        if heard:
+            return Finding.LEAKED_ONE_WAY
+        return Finding.NOT_SENDABLE if controls else Finding.INCONCLUSIVE
+    # Missing, a tool's own error, or a word that we do not know: nothing was observed.
+    return Finding.INCONCLUSIVE
+
+
+def combine(findings: Iterable[Finding]) -> Verdict:
+    """Say what a check's findings come to: the worst one decides.
+
+    A stimulus that could not be sent proves nothing: it needs another one, of the same check, that
+    could be sent and was blocked. No finding at all is no pass either.
+    """
+    found = set(findings)
+    if found & {Finding.LEAKED, Finding.LEAKED_ONE_WAY}:
+        return Verdict.VIOLATED
+    if Finding.INCONCLUSIVE in found:
+        return Verdict.INCONCLUSIVE
+    if found & {Finding.BLOCKED, Finding.TERMINATED_LOCALLY}:
+        return Verdict.PASSED
+    return Verdict.INCONCLUSIVE
