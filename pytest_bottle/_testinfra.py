@@ -27,9 +27,7 @@ class _Connection(BaseBackend):  # type: ignore[misc]
     def run(self, command: str, *args: str, **_kwargs: Any) -> Any:  # noqa: ANN401
         text = self.get_command(command, *args)
         result = self._guest.run("/bin/sh", "-c", text)
-        return self.result(
-            result.exit_status, self.encode(text), result.stdout, result.stderr
-        )
+        return self.result(result.exit_status, self.encode(text), result.stdout, result.stderr)
 
 
 def host_for(guest: Guest) -> Host:

@@ -85,7 +85,36 @@ class Icmp:
         return {"kind": "icmp", "host": self.host, "raw": self.raw}
 
 
-Stimulus = Tcp | Udp | Icmp
+@dataclass(frozen=True, slots=True)
+class Web:
+    """An HTTPS request that goes direct, whatever the proxy variables say.
+
+    ``host`` is the address it is sent to; empty lets the guest resolve ``name`` by itself. The
+    nonce is the first label of the name, where TLS and DNS carry it in the clear.
+    """
+
+    host: str
+    name: str
+
+    @property
+    def key(self) -> Key:
+        """Family, protocol and port."""
+        return Key(_family(self.host), "tcp", 443)
+
+    def operation(self) -> dict[str, object]:
+        """What the probe is told; ``%s`` stands for the nonce."""
+        name = f"%s.{self.name}"
+        return {
+            "kind": "http",
+            "url": f"https://{self.host or name}/",
+            "sni": name,
+            "headers": {"Host": name},
+            "proxy": None,
+            "insecure": bool(self.host),
+        }
+
+
+Stimulus = Tcp | Udp | Icmp | Web
 
 
 def aimed_at(stimulus: Stimulus, host: str) -> Stimulus:
@@ -119,9 +148,15 @@ class Shot:
         """What the probe is told."""
         extra = {"via": self.via} if self.via else {}
         return {
-            **self.stimulus.operation(),
+            **{key: _fill(value, self.nonce) for key, value in self.stimulus.operation().items()},
             **extra,
             "id": self.name,
             "nonce": self.nonce,
             "delay": self.delay,
         }
+
+
+def _fill(value: object, nonce: str) -> object:
+    if isinstance(value, dict):
+        return {key: _fill(inner, nonce) for key, inner in value.items()}
+    return value.replace("%s", nonce) if isinstance(value, str) else value

@@ -294,6 +294,7 @@ class GuestRequest:
     """A guest, as an engine is to run it, on these networks in this order (S11).
 
     ``command`` is a long-running program of the user's; without one the guest is idle.
+    ``resolver`` is the DNS server that its own programs ask; an isolated guest has none.
     """
 
     name: str
@@ -301,6 +302,7 @@ class GuestRequest:
     hostname: str
     environment: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    resolver: str | None = None
 
 
 class Engine(Protocol):

@@ -25,7 +25,14 @@ from pytest_bottle.errors import ConfigurationError, TransportError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_bottle.backends.contract import BackendInfo, Engine, ExecResult, GuestInfo, NetworkInfo, Resource
+    from pytest_bottle.backends.contract import (
+        BackendInfo,
+        Engine,
+        ExecResult,
+        GuestInfo,
+        NetworkInfo,
+        Resource,
+    )
     from pytest_bottle.internet.contract import Internet
     from pytest_bottle.spec import BottleSpec
 
@@ -33,12 +40,16 @@ if TYPE_CHECKING:
 PROXY_PORT = 9099
 #: The resolver that the reference sidecar asks; any address answers in the lab.
 RESOLVER = Endpoint("192.88.99.53", 53)
-_TRUST_VARIABLES = (
-    "SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "GIT_SSL_CAINFO",
-    "NODE_EXTRA_CA_CERTS",
+#: Where programs look for the authorities they trust, each in its own variable.
+_TRUST = dict.fromkeys(
+    (
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "NODE_EXTRA_CA_CERTS",
+    ),
+    "/etc/ssl/certs/ca-certificates.crt",
 )
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _NO_PROXY = "localhost,127.0.0.1,::1"
@@ -53,7 +64,7 @@ class EngineBackend:
         self._attached: dict[str, dict[Vantage, GuestInfo]] = {}
         self._networks: dict[str, list[str]] = {}
         self._siblings: dict[str, Topology] = {}
-        self._aliases: set[str] = set()
+        self._aliases: dict[str, str] = {}
         self._lock = threading.RLock()
 
     def describe(self) -> BackendInfo:
@@ -85,10 +96,16 @@ class EngineBackend:
         egress = self._network(name, "egress", internal=False)
         internal = self._network(name, "internal", internal=True)
         sidecar = self.engine.run_guest(
-            GuestRequest(f"{name}-sidecar", (egress.name, internal.name), f"{name}-sidecar")
+            GuestRequest(
+                f"{name}-sidecar",
+                (egress.name, internal.name),
+                f"{name}-sidecar",
+                _TRUST,
+                resolver=RESOLVER.host,
+            )
         )
         proxy = Endpoint(sidecar.addresses[internal.name], PROXY_PORT)
-        published = Endpoint(self._alias(spec), spec.publish.port)
+        published = Endpoint(self._alias(name, spec), spec.publish.port)
         machine = self.engine.run_sidecar(
             sidecar.name,
             SidecarRequest(_proxy_config(spec), proxy, published, spec.publish.machine_port),
@@ -121,7 +138,7 @@ class EngineBackend:
         self._networks[bottle].append(name)
         return network
 
-    def _alias(self, spec: BottleSpec) -> str:
+    def _alias(self, bottle: str, spec: BottleSpec) -> str:
         """Choose a loopback alias: what the specification says, or the first free one.
 
         bot-bottle's pool is 127.0.0.16 to .31 (S23); the spike's .31 comes first.
@@ -129,9 +146,9 @@ class EngineBackend:
         if spec.publish.address is not None:
             return spec.publish.address
         pool = (f"127.0.{block}.{n}" for block in range(16) for n in range(31, 15, -1))
-        alias = next(alias for alias in pool if alias not in self._aliases)
-        self._aliases.add(alias)
-        return alias
+        taken = set(self._aliases.values())
+        self._aliases[bottle] = next(alias for alias in pool if alias not in taken)
+        return self._aliases[bottle]
 
     def down(self, topology: Topology) -> None:
         """Take a bottle down with everything that was attached to it."""
@@ -143,6 +160,7 @@ class EngineBackend:
         if sibling is not None:
             self._remove(sibling.id)
         attached = self._attached.pop(name, {})
+        self._aliases.pop(name, None)
         guests = {f"{name}-agent", f"{name}-sidecar"} | {g.name for g in attached.values()}
         self.engine.remove_guests(sorted(guests))
         self.engine.delete_networks(self._networks.pop(name, []))
@@ -194,15 +212,14 @@ class EngineBackend:
             sibling = self.up(topology.spec)
             self._siblings[topology.id] = sibling
             return sibling.agent
-        networks = {
-            Vantage.OPEN: topology.egress,
-            Vantage.NEIGHBOUR: topology.egress,
-            Vantage.PRIVILEGED: topology.internal,
-        }
-        if vantage not in networks:
-            raise ConfigurationError("nothing can be attached there", where=vantage.value)
         name = f"{topology.id}-{vantage.value}"
-        return self.engine.run_guest(GuestRequest(name, (networks[vantage].name,), name))
+        if vantage is Vantage.PRIVILEGED:
+            return self.engine.run_guest(GuestRequest(name, (topology.internal.name,), name))
+        if vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
+            return self.engine.run_guest(
+                GuestRequest(name, (topology.egress.name,), name, _TRUST, resolver=RESOLVER.host)
+            )
+        raise ConfigurationError("nothing can be attached there", where=vantage.value)
 
     # -- the rest ---------------------------------------------------------------------
 
@@ -238,5 +255,5 @@ def _agent_environment(proxy: Endpoint) -> dict[str, str]:
     return {
         **variables,
         **{name.lower(): value for name, value in variables.items()},
-        **dict.fromkeys(_TRUST_VARIABLES, "/etc/ssl/certs/ca-certificates.crt"),
+        **_TRUST,
     }

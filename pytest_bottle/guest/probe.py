@@ -310,6 +310,7 @@ def _netlink(operation, _deadline):
 
 def _changes(gateway, device):
     index = socket.if_nametoindex(device)
+    nobody = _packed(gateway)[:3] + b"\xfb"  # an address of the link that no guest has
     create, replace = 0x400, 0x100
     far = "203.0.113.7"  # a destination that nothing has a route to yet
     address = _attribute(1, _packed(far)) + _attribute(2, _packed(far))
@@ -325,7 +326,7 @@ def _changes(gateway, device):
         "set a neighbour": (
             28,
             create | replace,
-            neighbour + _attribute(1, _packed(gateway)) + _attribute(2, b"\x02\0\0\0\0\x01"),
+            neighbour + _attribute(1, nobody) + _attribute(2, b"\x02\0\0\0\0\x01"),
         ),
     }
 

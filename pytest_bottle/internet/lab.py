@@ -38,20 +38,21 @@ class Hearing:
 
     Attributes:
         records: the packets, in order of arrival.
-        end: the end of the window, to begin the next one with. Its ``drops`` also counts packets
-            of this window that were heard and forgotten again, because the store was full.
-        lost: how many packets of the window are missing; known only if it began with a `Mark`.
-            Silence is worth nothing unless this is 0.
+        end: the end of the window, to begin the next one with.
+        missed: how many packets of the window were heard and forgotten again: the store was full.
+        lost: how many packets of the window are missing altogether; known only if it began with a
+            `Mark`. Silence is worth nothing unless this is 0.
     """
 
     records: tuple[Heard, ...]
     end: Mark
+    missed: int
     lost: int | None
 
     @property
     def drops(self) -> int:
-        """Every packet that is missing since the witness began."""
-        return self.end.drops
+        """Every packet that is missing: lost by the kernel at any time, or missed here."""
+        return self.end.drops + self.missed
 
     @property
     def traffic(self) -> tuple[Heard, ...]:
@@ -94,16 +95,16 @@ class WitnessClient:
         start = since.seq if isinstance(since, Mark) else since
         answer = self._page(start, wanted, limit)
         # Packets keep coming: the window ends where it ended when the question was asked.
-        end, drops = _mark(answer), int(answer["drops"])
+        end, missed = _mark(answer), int(answer["missed"])
         records = [Heard.from_row(row) for row in answer["records"]]
         while answer["next"] < end.seq and (limit is None or len(records) < limit):
             left = None if limit is None else limit - len(records)
             answer = self._page(answer["next"], wanted, left)
-            drops = max(drops, int(answer["drops"]))
+            missed += int(answer["missed"])
             records += map(Heard.from_row, answer["records"])
         inside = tuple(record for record in records if record.seq <= end.seq)
-        lost = drops - since.drops if isinstance(since, Mark) else None
-        return Hearing(inside, Mark(end.seq, end.time_ns, drops), lost)
+        lost = end.drops - since.drops + missed if isinstance(since, Mark) else None
+        return Hearing(inside, end, missed, lost)
 
     def _page(self, since: int, dsts: Sequence[str] | None, limit: int | None) -> _wire.Message:
         return self._line.ask({"op": "heard", "since": since, "dsts": dsts, "limit": limit})

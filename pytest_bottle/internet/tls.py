@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import tempfile
 import threading
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 _MINT_PATIENCE = 10.0
 _MOST_CONTEXTS = 2048
+_OPEN_FILES = "/proc/self/fd"
 
 
 class Leaves:
@@ -97,11 +97,18 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
     fd = os.memfd_create("bottle-leaf")
     try:
         os.write(fd, pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
+        context.load_cert_chain(f"{_OPEN_FILES}/{fd}")
     except (FileNotFoundError, PermissionError):  # no /proc, or that of other processes
-        with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-            file.write(pem)
-            file.flush()
-            context.load_cert_chain(file.name)
+        _load_by_name(context, pem, f"/tmp/bottle-leaf-{os.getpid()}-{fd}.pem")  # noqa: S108
     finally:
         os.close(fd)
+
+
+def _load_by_name(context: ssl.SSLContext, pem: bytes, path: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, pem)
+        context.load_cert_chain(path)
+    finally:
+        os.close(fd)
+        os.unlink(path)  # noqa: PTH108 - pathlib would be one more late import

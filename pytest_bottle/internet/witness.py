@@ -131,7 +131,7 @@ class Recorder:
         """One page of what came after packet number ``since``, to the ``wanted`` addresses.
 
         ``next`` is the number of the last packet that was looked at: ask again from there until
-        it reaches ``seq``.
+        it reaches ``seq``. ``missed`` packets of the window were heard and forgotten again.
         """
         first = max(since, self._forgotten)
         rows: list[object] = []
@@ -143,8 +143,8 @@ class Recorder:
             packet = parse(frame)
             if packet and (wanted is None or packet.dst in wanted):
                 rows.append(_record(following, time_ns, packet).row())
-        lost = self.drops() + max(0, self._forgotten - since)
-        return {"records": rows, "next": following, **self._now(lost)}
+        missed = max(0, self._forgotten - since)
+        return {"records": rows, "next": following, "missed": missed, **self._now(self.drops())}
 
     def drops(self) -> int:
         """How many packets the kernel could not queue, since the beginning."""

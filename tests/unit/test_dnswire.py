@@ -187,7 +187,7 @@ def test_the_root_has_no_labels() -> None:
     "name",
     [
         b"\xc0\x00",  # at itself
-        b"\xc0\x02\xc0\x00",  # forwards
+        b"\xc0\x02\x01a\x00",  # forwards
         b"\x01a\xc0\x00",  # into its own label
         b"\x80",
         b"\x05ab",

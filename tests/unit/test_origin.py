@@ -10,13 +10,16 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dns.message
 import dns.query
 import dns.rcode
+import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +34,9 @@ from pytest_bottle.internet.zone import FIRST, LAST, Zone, ZoneFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Running(NamedTuple):
@@ -358,6 +363,16 @@ def test_a_name_without_a_certificate_is_an_alert(trusted: Trusted) -> None:
     trusted.secure("allowed.test").close()
 
 
+def test_a_certificate_is_loaded_without_proc_too(
+    trusted: Trusted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In another PID namespace than /proc shows, a file stands in, and is removed."""
+    monkeypatch.setattr("pytest_bottle.internet.tls._OPEN_FILES", str(tmp_path / "proc"))
+    before = set(Path("/tmp").glob("bottle-leaf-*"))
+    trusted.secure("no-proc.test").close()
+    assert set(Path("/tmp").glob("bottle-leaf-*")) <= before
+
+
 def test_many_first_contacts_at_once(trusted: Trusted) -> None:
     """Concurrent clients that ask for new names each get their own certificate."""
     names = [f"n{number}.crowd.test" for number in range(8)]
@@ -612,6 +627,23 @@ def test_a_long_log_comes_in_pages(fresh: Running) -> None:
     entries = fresh.client.log()
     assert [entry.n for entry in entries] == list(range(1, 2501))
     assert fresh.client.log(2499)[0].n == 2500
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    """Every session imports the servers at its start; `preload` gets the rest in time."""
+    code = f"""if True:
+        import sys
+        sys.path[:0] = {[str(ROOT), str(Path(h11.__file__).parents[1])]!r}
+        from pytest_bottle.internet import origin, witness
+        late = {{"ssl", "hashlib", "h11"}}
+        heavy = late | {{"asyncio", "dataclasses", "email", "http.server", "pathlib", "tempfile"}}
+        print(*sorted(heavy & set(sys.modules)))
+        origin.preload()
+        print(*sorted(late - set(sys.modules)))
+    """
+    command = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.stderr) == ("\n\n", "")
 
 
 def test_a_forgotten_log_does_not_look_like_silence() -> None:

@@ -242,10 +242,15 @@ def greeting(sock: socket.socket) -> None:
     read_all(sock)
 
 
+def reset(sock: socket.socket) -> None:
+    """Let the coming close be a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def resetting(sock: socket.socket) -> None:
     """An origin that takes a head and resets the connection."""
     read_head(sock)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset(sock)
 
 
 class Recorder:
@@ -368,7 +373,11 @@ def test_head_has_no_body(sidecar: Start, listen: Listen) -> None:
     proxy = sidecar(port)
     reply = proxy.ask(head("HEAD", f"http://allowed.test:{port}/"))
     assert (reply.status, reply.headers["content-length"]) == (200, "5")
-    assert proxy.ask(head("HEAD", "http://denied.test/")).denied == "not-allowed"
+    with proxy.connect() as sock:
+        sock.sendall(head("HEAD", "http://denied.test/"))
+        refusal = read_all(sock)
+    assert refusal.startswith(b"HTTP/1.1 403 ")
+    assert refusal.endswith(b"\r\n\r\n")
 
 
 def test_continue_is_passed_on(sidecar: Start, listen: Listen) -> None:
@@ -403,6 +412,22 @@ def test_an_early_answer_is_passed_on(sidecar: Start, listen: Listen) -> None:
         sock.sendall(head("POST", f"http://allowed.test:{port}/", "Content-Length: 9") + b"half")
         assert answer(sock).status == 413
         assert read_all(sock) == b""
+
+
+def test_an_early_answer_before_a_reset_is_passed_on(sidecar: Start, listen: Listen) -> None:
+    """The answer of an origin that does not read the body survives its reset."""
+
+    def impatient(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        reset(sock)
+
+    port = listen(impatient)
+    body = bytes(1 << 24)
+    request = head("POST", f"http://allowed.test:{port}/", f"Content-Length: {len(body)}")
+    with sidecar(port, timeouts=SHORT._replace(linger=5.0)).connect() as sock:
+        sock.sendall(request + body)
+        assert answer(sock).status == 413
 
 
 def test_headers_for_the_next_hop_stay_here(sidecar: Start, listen: Listen) -> None:
@@ -588,8 +613,8 @@ def test_bytes_after_a_refused_connect_go_nowhere(sidecar: Start, listen: Listen
 
 def test_a_denial_survives_a_large_body(sidecar: Start) -> None:
     """A client that is still sending reads its 403, not a reset."""
-    with sidecar(1).connect() as sock:
-        body = bytes(1 << 20)
+    with sidecar(1, timeouts=SHORT._replace(linger=5.0)).connect() as sock:
+        body = bytes(1 << 24)
         request = head("POST", "http://denied.test/", f"Content-Length: {len(body)}")
         sock.sendall(request + body)
         assert answer(sock).status == 403
@@ -633,7 +658,7 @@ def test_the_origin_may_close_its_half_first(sidecar: Start, listen: Listen) -> 
         answer(sock, "CONNECT")
         assert sock.recv(1) == b""
         sock.sendall(b"still here")
-    proxy.event("closed")
+    wait_for(lambda: bool(heard))
     assert heard == [b"still here"]
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bottle.guest import dnswire
+from pytest_bottle.guest import dnswire, resolver
 from pytest_bottle.guest.dnswire import AAAA, A, build_answer, parse_query
+from pytest_bottle.guest.policy import Stop
 from pytest_bottle.guest.resolver import Dialer, ResolutionError, Resolver, endpoint, is_own
 
 if TYPE_CHECKING:
@@ -120,9 +121,9 @@ def test_a_name_with_ipv6_only(server: Start) -> None:
 def test_ids_and_ports_are_not_reused(server: Start) -> None:
     """Every question has an id and a source port of its own (RFC 5452)."""
     fake = server(answering("192.88.99.1"))
-    resolver = Resolver(fake.address, 1)
+    asking = Resolver(fake.address, 1)
     for _ in range(8):
-        resolver.resolve("allowed.test")
+        asking.resolve("allowed.test")
     assert len({query.id for query in fake.queries}) > 8
     assert len(set(fake.sources)) > 8
 
@@ -257,6 +258,16 @@ def test_own_addresses_are_recognised() -> None:
     """The loopback address is this machine's; an address of the lab is not."""
     assert is_own("127.0.0.1")
     assert not is_own("192.88.99.1")
+
+
+def test_the_sidecar_does_not_dial_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An own address is refused although it is public, unless only an exception let it pass."""
+    monkeypatch.setattr(resolver, "is_own", lambda _address: True)
+    dialer = Dialer(Resolver(("127.0.0.1", 53)), ["127.0.0.0/8"], 1)
+    with pytest.raises(Stop) as caught:
+        dialer.checked("192.88.99.1")
+    assert (caught.value.decision, caught.value.reason) == ("deny", "self")
+    assert dialer.checked("127.0.0.1") == ["127.0.0.1"]
 
 
 def test_endpoints_are_readable() -> None:

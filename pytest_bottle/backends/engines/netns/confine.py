@@ -209,9 +209,7 @@ def enter_root(name: str, identity: Identity, paths: Iterable[str]) -> None:
         linux.attach_tree(source, f"{root}{path}")
     linux.attach_tree(trust, f"{root}{TRUST_FOLDER}")
     linux.unmount(f"{root}{STATE}")
-    covered = {
-        path: linux.clone_tree(path) for path in paths if path.split("/")[1] in _PRIVATE
-    }
+    covered = {path: linux.clone_tree(path) for path in paths if path.split("/")[1] in _PRIVATE}
     for folder, options in _PRIVATE.items():
         flags = linux.MS_NOSUID | linux.MS_NODEV
         linux.mount("tmpfs", f"{root}/{folder}", "tmpfs", flags, f"{options},size=256m")
@@ -315,9 +313,7 @@ def _expect(fd: int, byte: bytes, otherwise: str) -> None:
         raise OSError(1, otherwise)
 
 
-def harden(
-    user_namespace: int | None, seccomp: bytes, keep: frozenset[int] = frozenset()
-) -> None:
+def harden(user_namespace: int | None, seccomp: bytes, keep: frozenset[int] = frozenset()) -> None:
     """Take from the calling process what a guest must not have; there is no way back.
 
     Args:

@@ -91,6 +91,7 @@ class NetnsEngine:
             name=request.name,
             networks=list(request.networks),
             hostname=request.hostname,
+            resolver=request.resolver,
         )
         self._environments[request.name] = request.environment
         if request.command:

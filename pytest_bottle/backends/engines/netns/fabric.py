@@ -50,6 +50,8 @@ _QUIET: Final = {
     "net/ipv6/conf/default/accept_ra": "0",
     "net/ipv6/conf/default/accept_dad": "0",
     "net/ipv4/ping_group_range": "0 0",
+    # A closed port must say so each time it is asked, or it reads like a silent one.
+    "net/ipv4/icmp_ratelimit": "0",
 }
 
 

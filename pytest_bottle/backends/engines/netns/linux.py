@@ -264,9 +264,7 @@ def _last_capability() -> int:
 
 def _prctl(option: int, argument: int) -> None:
     ulong = ctypes.c_ulong
-    _check(
-        _libc.prctl(option, ulong(argument), ulong(0), ulong(0), ulong(0)), f"prctl {option}"
-    )
+    _check(_libc.prctl(option, ulong(argument), ulong(0), ulong(0), ulong(0)), f"prctl {option}")
 
 
 def _text(value: str | None) -> bytes | None:

@@ -271,9 +271,7 @@ def _rule(rule: Rule) -> bytes:
     raw, length = b"", 0
     if rule.to is not None:
         _, raw, length = _network(rule.to)
-    body = struct.pack(
-        "BBBBBBBBI", rule.family, length, 0, 0, rule.table, 0, 0, rule.action, 0
-    )
+    body = struct.pack("BBBBBBBBI", rule.family, length, 0, 0, rule.table, 0, 0, rule.action, 0)
     body += _attr(1, raw) if length else b""
     body += _attr(3, rule.iif.encode() + b"\0") if rule.iif else b""
     body += _attr(6, struct.pack("I", rule.priority))

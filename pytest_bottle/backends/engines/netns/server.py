@@ -247,7 +247,8 @@ class Server:
         cables: list[Attachment] = []
         try:
             cables = self._fabric.attach(name, space, request["networks"])
-            guest = self._start_guest(name, request["hostname"], space, cables)
+            identity = _identity(request["hostname"], cables, request["resolver"])
+            guest = self._start_guest(name, identity, space, cables)
         except BaseException:
             self._fabric.release(name, cables)
             space.close()
@@ -256,11 +257,8 @@ class Server:
         return _describe(guest), ()
 
     def _start_guest(
-        self, name: str, hostname: str, space: Namespace, cables: list[Attachment]
+        self, name: str, identity: confine.Identity, space: Namespace, cables: list[Attachment]
     ) -> Guest:
-        addresses = "".join(f"{cable.ipv4} {hostname}\n" for cable in cables[-1:])
-        hosts = f"127.0.0.1 localhost\n::1 localhost\n{addresses}"
-        identity = confine.Identity(hostname, hosts)
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         linux.unshare(linux.CLONE_NEWPID)
         try:
@@ -441,7 +439,8 @@ class Server:
     def _guest(self, name: str) -> Guest:
         if name == HOST and HOST not in self._guests:
             # H gets a first process only when somebody asks for a command there.
-            self._guests[HOST] = self._start_guest(HOST, "bottle-host", self._fabric.host, [])
+            identity = _identity("bottle-host", [], None)
+            self._guests[HOST] = self._start_guest(HOST, identity, self._fabric.host, [])
         if name not in self._guests:
             raise Refused(
                 what="there is no such guest",
@@ -469,7 +468,9 @@ class Server:
             elif verb in ("rule", "delete_rule"):
                 getattr(space.netlink, verb)(Rule(**arguments[0]))
             elif verb in ("route", "delete_route", "up", "delete_link"):
-                getattr(space.netlink, verb)(arguments[0], **(arguments[1] if arguments[1:] else {}))
+                getattr(space.netlink, verb)(
+                    arguments[0], **(arguments[1] if arguments[1:] else {})
+                )
             else:
                 raise ValueError(f"unknown change {verb!r}")
         space.netlink.flush()
@@ -545,6 +546,14 @@ class _Audit:
 
     def __call__(self, record: dict[str, Any]) -> None:
         os.write(self._fd, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+
+def _identity(hostname: str, cables: list[Attachment], resolver: str | None) -> confine.Identity:
+    own = "".join(f"{cable.ipv4} {hostname}\n" for cable in cables[-1:])
+    hosts = f"127.0.0.1 localhost\n::1 localhost\n{own}"
+    if resolver is None:
+        return confine.Identity(hostname, hosts)
+    return confine.Identity(hostname, hosts, f"nameserver {resolver}\n")
 
 
 def _nobody_asked(_status: int) -> None:

@@ -1,0 +1,161 @@
+"""What a check sees: one bottle, the survey's evidence, and ways to judge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pytest_bottle.backends.contract import User, Vantage
+from pytest_bottle.conformance import survey
+from pytest_bottle.conformance.registry import all_checks
+from pytest_bottle.errors import Inconclusive, NotSupported, Violation
+from pytest_bottle.firing import run_one
+from pytest_bottle.spec import BottleSpec
+from pytest_bottle.verdict import Finding, Verdict, combine
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_bottle.backends.contract import Backend
+    from pytest_bottle.conformance.registry import Check
+    from pytest_bottle.conformance.survey import Evidence, Judged
+    from pytest_bottle.firing import Record
+
+
+class Bench:
+    """The suite's bottle on a backend.
+
+    Args:
+        backend: the subject.
+        timeout: seconds for each step of the bottle's way up.
+    """
+
+    def __init__(self, backend: Backend, timeout: float = 30.0) -> None:
+        self.backend = backend
+        self.spec = BottleSpec(timeout=timeout)
+        self.topology = backend.up(self.spec)
+        self._evidence: Evidence | None = None
+        self._check: Check | None = None
+
+    def close(self) -> None:
+        """Take the bottle down."""
+        self.backend.down(self.topology)
+
+    def run(self, check: Check) -> str:
+        """Run one check; returns its note.
+
+        Raises:
+            Violation: the property does not hold.
+            Inconclusive: nothing can be concluded.
+            NotSupported: the backend lacks a feature that it needs.
+        """
+        missing = check.needs - self.backend.describe().features
+        if missing:
+            raise NotSupported(
+                f"{check.id} is not supported by backend {self.backend.describe().name}",
+                expected=", ".join(sorted(feature.value for feature in check.needs)),
+                seen="without " + ", ".join(sorted(feature.value for feature in missing)),
+            )
+        self._check = check
+        return check.body(self)
+
+    @property
+    def evidence(self) -> Evidence:
+        """The survey's evidence; fired once, when the first check asks for it."""
+        if self._evidence is None:
+            self._evidence = survey.conduct(self.backend, self.topology, all_checks())
+        return self._evidence
+
+    def probe(
+        self, vantage: Vantage, what: Mapping[str, object], *, user: User = User.AGENT
+    ) -> Record:
+        """Run one operation of the probe at a vantage point."""
+        return run_one(self.backend, self.topology, vantage, what, user=user)
+
+    # -- judging -------------------------------------------------------------------
+
+    def judged(self, check: str) -> list[Judged]:
+        """Judge every claim of a check."""
+        unmet = self.unmet()
+        claims = [claim for claim in self.evidence.plan.claims if claim.check == check]
+        return [survey.judge_claim(self.evidence, claim, unmet) for claim in claims]
+
+    def unmet(self) -> str:
+        """Name the control of the whole survey that is red, if one is.
+
+        The agent's probe must work (CTL-02) and the intended path must exist (PXY-01): without
+        them a bottle that carries nothing at all would look isolated.
+        """
+        from pytest_bottle.conformance.checks import controls, proxy
+
+        return controls.broken_probe(self.evidence) or proxy.broken_path(self.evidence)
+
+    def require_blocked(self) -> str:
+        """Require that every claim of the check that runs was blocked; returns the mechanisms."""
+        check = self.current
+        judged = self.judged(check.id)
+        verdict = combine(one.finding for one in judged)
+        if verdict is Verdict.VIOLATED:
+            raise self.violation("; ".join(_leak(one) for one in judged if _leaked(one)))
+        if verdict is not Verdict.PASSED:
+            reasons = Counter(one.why or one.finding.value for one in judged)
+            raise self.inconclusive("; ".join(f"{why} ({n}x)" for why, n in reasons.items()))
+        return _mechanisms(judged)
+
+    @property
+    def current(self) -> Check:
+        """The check that runs."""
+        assert self._check is not None, "a check's body runs through Bench.run"
+        return self._check
+
+    def violation(self, seen: str) -> Violation:
+        """Make the exception for a property that does not hold."""
+        check = self.current
+        return Violation(
+            f"{check.id} VIOLATED: {check.title}",
+            where=f"backend {self.backend.describe().name}, bottle {self.topology.id}",
+            expected=check.requirement,
+            seen=seen,
+            next_step=self._next_step(),
+        )
+
+    def inconclusive(self, seen: str) -> Inconclusive:
+        """Make the exception for a property about which nothing was found out."""
+        check = self.current
+        return Inconclusive(
+            f"{check.id} INCONCLUSIVE: {check.title}",
+            where=f"backend {self.backend.describe().name}, bottle {self.topology.id}",
+            expected="green controls, and a record of every stimulus",
+            seen=seen,
+            next_step=self._next_step(),
+        )
+
+    def _next_step(self) -> str:
+        check = self.current
+        evidence = f"; see {check.evidence[0]}" if check.evidence else ""
+        name = self.backend.describe().name
+        return (
+            f"rerun alone: pytest --pyargs pytest_bottle.conformance --bottle-backend={name} "
+            f"-k {check.id}{evidence}"
+        )
+
+
+def _leaked(one: Judged) -> bool:
+    return one.finding in (Finding.LEAKED, Finding.LEAKED_ONE_WAY)
+
+
+def _leak(one: Judged) -> str:
+    shot = one.claim.shot
+    text = f"{shot.name}: {one.finding.value}, the prober saw {one.outcome!r}"
+    if one.heard:
+        first = one.heard[0]
+        text += (
+            f", the witness heard {len(one.heard)} packets, the first from {first.src} to "
+            f"{first.dst} at {first.time_ns / 1e9:.3f} s (nonce {shot.nonce})"
+        )
+    return text
+
+
+def _mechanisms(judged: list[Judged]) -> str:
+    counts = Counter((one.claim.shot.vantage.value, str(one.outcome)) for one in judged)
+    return ", ".join(f"{vantage}: {n}x {outcome}" for (vantage, outcome), n in counts.items())

@@ -1,0 +1,149 @@
+"""CTL: controls, checks on the suite itself. A red one makes negatives worth nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.conformance import survey
+from pytest_bottle.conformance.registry import Severity, check
+from pytest_bottle.firing import Operation
+from pytest_bottle.stimulus import new_nonce
+
+if TYPE_CHECKING:
+    from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.conformance.plan import Plan
+    from pytest_bottle.conformance.survey import Evidence
+
+_LAB = frozenset({Feature.LAB})
+_SELFTEST = "CTL-02 self-test"
+#: What each operation of the self-test must come to on the probe's own loopback.
+_EXPECTED = {
+    "tcp": ("connected",),
+    "udp": ("answered",),
+    "icmp": ("answered", "not-sendable"),  # a kernel may keep ping sockets to itself
+    "http": ("answered",),
+    "closed": ("refused",),
+}
+
+
+@check(
+    "CTL-01",
+    "Witness hears what is meant to get out",
+    needs=_LAB,
+    evidence=(
+        "https://github.com/apple/container/issues/2062",
+        "https://github.com/n8n-io/n8n-sandbox-service/pull/127",
+        "https://github.com/AlexanderMattTurner/agent-glovebox/pull/3614",
+    ),
+)
+def witness_hears(bench: Bench) -> str:
+    """Before any negative check, every (family, protocol, port) that a negative check will claim
+    blocked is heard by the witness when sent from a place that may send it.
+    """
+    evidence = bench.evidence
+    unheard = evidence.unheard(evidence.before, evidence.window)
+    if unheard:
+        raise bench.violation(f"the witness did not hear {len(unheard)}: {', '.join(unheard[:5])}")
+    return f"{len(evidence.before)} keys heard from the sidecar"
+
+
+def _self_test(plan: Plan) -> None:
+    what = {"kind": "selftest", "nonce": new_nonce()}
+    plan.during.append(Operation(_SELFTEST, Vantage.AGENT, what))
+
+
+@check(
+    "CTL-02",
+    "The probe itself works inside the agent",
+    needs=_LAB,
+    evidence=(
+        "https://github.com/NVIDIA/NemoClaw/pull/2091",
+        "https://github.com/poojakira/mcp-agent-security-gateway/pull/7",
+        "https://github.com/kubernetes/kubernetes/pull/124424",
+    ),
+    stimuli=_self_test,
+)
+def probe_works(bench: Bench) -> str:
+    """A 'blocked' verdict means the probe ran and the network said no, not that a tool was missing,
+    exec failed or the image lacked Python.
+    """
+    broken = broken_probe(bench.evidence)
+    if broken:
+        raise bench.violation(broken)
+    return "every kind of stimulus recorded on the agent's own loopback"
+
+
+def broken_probe(evidence: Evidence) -> str:
+    """Say how the agent's probe is broken; empty if it works."""
+    record = evidence.volley.records.get(_SELFTEST)
+    if record is None:
+        return f"the agent's probe did not report: {evidence.volley.failures or 'no record'}"
+    records = record.get("records", {})
+    wrong = [
+        f"{name}: {records.get(name)}"
+        for name, outcomes in _EXPECTED.items()
+        if records.get(name, {}).get("outcome") not in outcomes
+    ]
+    return f"the agent's probe is broken: {'; '.join(wrong)}" if wrong else ""
+
+
+@check(
+    "CTL-03",
+    "Witness stays alive across each negative",
+    severity=Severity.HIGH,
+    needs=_LAB,
+    evidence=(
+        "https://github.com/cilium/cilium/issues/36826",
+        "https://github.com/cilium/cilium/issues/31492",
+    ),
+)
+def witness_stays_alive(bench: Bench) -> str:
+    """The witness could have heard a leak during the whole window in which silence was observed."""
+    evidence = bench.evidence
+    unheard = [
+        *evidence.unheard(evidence.before, evidence.window),
+        *evidence.unheard(evidence.after, evidence.tail),
+    ]
+    lost = (evidence.window.lost or 0) + (evidence.swept.lost or 0) + (evidence.tail.lost or 0)
+    if unheard or lost:
+        raise bench.violation(
+            f"{len(unheard)} heartbeats unheard ({', '.join(unheard[:5])}), {lost} packets lost"
+        )
+    if not _bracketed(evidence):
+        raise bench.violation("the heartbeats do not lie on both sides of the window")
+    seconds = (evidence.closed.time_ns - evidence.opened.time_ns) / 1e9
+    return f"window of {seconds:.2f} s between heartbeats on {len(evidence.after)} keys, 0 lost"
+
+
+def _bracketed(evidence: Evidence) -> bool:
+    first = [r for b in evidence.before for r in survey.heard(b, evidence.window.records)[:1]]
+    last = [r for b in evidence.after for r in survey.heard(b, evidence.tail.records)[:1]]
+    return all(r.time_ns <= evidence.opened.time_ns for r in first) and all(
+        r.time_ns >= evidence.closed.time_ns for r in last
+    )
+
+
+@check(
+    "CTL-04",
+    "Same bytes succeed from the open container",
+    needs=frozenset({Feature.LAB, Feature.OPEN_GUEST}),
+    evidence=(
+        "https://github.com/anthropic-experimental/sandbox-runtime: blocked-domain.example",
+        "https://github.com/openai/codex: managed_proxy.rs dials 192.0.2.1",
+    ),
+)
+def same_bytes_get_out(bench: Bench) -> str:
+    """For each negative target the identical probe, image and arguments reach the witness from a
+    container that is not isolated.
+    """
+    evidence = bench.evidence
+    mirrors = [claim.mirror for claim in evidence.plan.claims if not claim.inbound]
+    failed = [mirror for mirror in mirrors if not survey.reached(evidence, mirror)]
+    if failed or not mirrors:
+        first = failed[0].name if failed else "none was planned"
+        raise bench.violation(
+            f"{len(failed)} of {len(mirrors)} mirrored stimuli did not arrive; the first: {first}: "
+            f"{evidence.volley.records.get(first)}"
+        )
+    return f"{len(mirrors)} mirrored stimuli arrived"

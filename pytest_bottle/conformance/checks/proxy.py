@@ -1,0 +1,140 @@
+"""PXY: the proxy path and its policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.conformance.registry import check
+from pytest_bottle.firing import Operation
+from pytest_bottle.stimulus import new_nonce
+
+if TYPE_CHECKING:
+    from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.conformance.plan import Plan
+    from pytest_bottle.conformance.survey import Evidence
+
+_NEEDS = frozenset({Feature.LAB, Feature.AUDIT})
+_GET, _POST, _TLS = "PXY-01 GET", "PXY-01 POST", "PXY-01 CONNECT"
+_SIZE = 64 * 1024
+ALLOWED, DENIED = "allowed.test", "denied.test"
+
+
+def _allowed(plan: Plan) -> None:
+    nonce = new_nonce()
+    what = {"kind": "http", "proxy": "environment", "deadline": 5.0}
+    for name, more in (
+        (_GET, {"url": f"http://{ALLOWED}/{nonce}"}),
+        (_POST, {"url": f"http://{ALLOWED}/{nonce}", "method": "POST", "size": _SIZE}),
+        (_TLS, {"url": f"https://{ALLOWED}/{nonce}"}),
+    ):
+        plan.during.append(Operation(name, Vantage.AGENT, {**what, **more}))
+
+
+@check(
+    "PXY-01",
+    "An allowed destination works through the proxy (HTTP and HTTPS)",
+    needs=_NEEDS,
+    evidence=(
+        "bot-bottle spike S5, S13",
+        "https://github.com/google-gemini/gemini-cli/pull/20788",
+        "https://github.com/runvendo/vendo/pull/123",
+    ),
+    stimuli=_allowed,
+)
+def allowed_works(bench: Bench) -> str:
+    """The one intended path exists: allowed name and port, plain HTTP and CONNECT with TLS, body
+    intact both ways, by the proxy variables that the agent was given.
+    """
+    broken = broken_path(bench.evidence)
+    if broken:
+        raise bench.violation(broken)
+    requests = [r for r in bench.backend.audit(bench.topology) if r.get("host") == ALLOWED]
+    if not any(r.get("decision") == "allow" for r in requests):
+        raise bench.violation(f"the sidecar's record has no allowed request for {ALLOWED}")
+    return "GET, POST of 64 KiB and CONNECT with TLS answered by the origin"
+
+
+def broken_path(evidence: Evidence) -> str:
+    """Say how the intended path is broken; empty if it works.
+
+    The origin's own answer is the evidence: it names the request it got and who brought it.
+    """
+    import json
+
+    sidecar = evidence.plan.topology.sidecar_outer_address
+    for name in (_GET, _POST, _TLS):
+        record = evidence.volley.records.get(name, {})
+        if record.get("status") != 200:
+            seen = {key: record.get(key) for key in ("outcome", "status", "detail", "body")}
+            return f"{name} through the proxy failed: {seen}"
+        try:
+            origin = json.loads(record["body"])
+        except ValueError:
+            return f"{name}: the answer is not the origin's: {record['body'][:200]!r}"
+        if origin.get("client") != sidecar:
+            return f"{name}: the origin saw {origin.get('client')}, not the sidecar {sidecar}"
+        expected = _SIZE if name == _POST else 0
+        if origin.get("body_length") != expected:
+            return f"{name}: the origin got {origin.get('body_length')} bytes, not {expected}"
+    if not any(r.src == sidecar for r in evidence.during()):
+        return f"the witness heard nothing from the sidecar's outer address {sidecar}"
+    return ""
+
+
+_DENIED_GET, _DENIED_CONNECT = "PXY-02 GET", "PXY-02 CONNECT"
+_OPEN_GET = "PXY-02 GET (sidecar, direct)"
+
+
+def _denied(plan: Plan) -> None:
+    # The control goes first and by address: in the window, silence there means that nobody went.
+    control = {"kind": "http", "url": f"http://{plan.internet.address_of(DENIED)}/", "proxy": None}
+    plan.first.append(Operation(_OPEN_GET, Vantage.SIDECAR, control))
+    for name, scheme in ((_DENIED_GET, "http"), (_DENIED_CONNECT, "https")):
+        what = {"kind": "http", "proxy": "environment"}
+        what["url"] = f"{scheme}://{new_nonce()}.{DENIED}/"
+        plan.during.append(Operation(name, Vantage.AGENT, what))
+
+
+@check(
+    "PXY-02",
+    "A denied destination is refused by policy, attributably",
+    needs=_NEEDS,
+    evidence=(
+        "https://github.com/anthropics/claude-code/issues/77045",
+        "https://github.com/anthropics/claude-code/issues/78608",
+        "https://github.com/AlexanderMattTurner/agent-glovebox/pull/2188",
+    ),
+    stimuli=_denied,
+)
+def denied_is_refused(bench: Bench) -> str:
+    """CONNECT or GET to an unlisted name gets the policy's answer, opens no upstream socket and
+    leaves one line in the audit record. A 502 or 504, a reset or an empty reply is no denial.
+    """
+    evidence = bench.evidence
+    heard = [r for r in evidence.during() if r.dst == bench.backend.internet.address_of(DENIED)]
+    if heard:
+        raise bench.violation(
+            f"the witness heard {len(heard)} packets to {DENIED} ({heard[0].dst}:{heard[0].dport})"
+        )
+    unmet = bench.unmet()
+    if unmet or evidence.volley.records.get(_OPEN_GET, {}).get("status") != 200:
+        raise bench.inconclusive(unmet or f"{DENIED} does not even answer the sidecar itself")
+    return ", ".join(_require_denial(bench, name) for name in (_DENIED_GET, _DENIED_CONNECT))
+
+
+def _require_denial(bench: Bench, name: str) -> str:
+    form = bench.backend.describe().denial
+    record = bench.evidence.volley.records.get(name)
+    if record is None:
+        raise bench.inconclusive(f"{name} has no record: {bench.evidence.volley.failures}")
+    headers = dict(record.get("headers", []))
+    if record.get("status") != form.status or form.header not in headers:
+        seen = {key: record.get(key) for key in ("outcome", "status", "detail", "headers")}
+        raise bench.violation(f"{name}: expected {form.status} with {form.header}, seen {seen}")
+    operation = next(o for o in bench.evidence.plan.during if o.name == name)
+    host = str(operation.what["url"]).split("/")[2]
+    lines = [r for r in bench.backend.audit(bench.topology) if r.get("host") == host]
+    if [line.get("decision") for line in lines] != ["deny"]:
+        raise bench.violation(f"{name}: the audit record has {lines}, not one denial of {host}")
+    return f"{name.split()[1]} {form.status} {headers[form.header]}"
