@@ -24,7 +24,7 @@ class _Connection(BaseBackend):  # type: ignore[misc]
         super().__init__(name)
         self._guest = guest
 
-    def run(self, command: str, *args: str, **_kwargs: Any) -> Any:  # noqa: ANN401
+    def run(self, command: str, *args: str, **_kwargs: Any) -> Any:
         text = self.get_command(command, *args)
         result = self._guest.run("/bin/sh", "-c", text)
         return self.result(result.exit_status, self.encode(text), result.stdout, result.stderr)

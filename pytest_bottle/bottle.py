@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bottle.backends.contract import ExecResult, User, Vantage
 from pytest_bottle.errors import BottleError, Inconclusive
@@ -59,7 +59,7 @@ class Response:
         """The policy's reason, when the reference sidecar denied the request."""
         return self.headers.get("x-bottle-denied")
 
-    def json(self) -> Any:  # noqa: ANN401 - JSON is anything
+    def json(self) -> Any:
         """Read the body as JSON."""
         return json.loads(self.body)
 
@@ -268,7 +268,7 @@ class Bottle:
     def __repr__(self) -> str:
         return f"<bottle {self.topology.id} on {self._backend.describe().name}>"
 
-    def __enter__(self) -> Bottle:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -298,5 +298,5 @@ class Bottle:
         self._backend.down(self.topology)
 
 
-def _network(info: Any) -> Network:  # noqa: ANN401
+def _network(info: Any) -> Network:
     return Network(info.name, info.internal, info.subnet, info.gateway)

@@ -6,10 +6,12 @@ wrong reason. Controls and PXY-01 are red on it, and negatives are INCONCLUSIVE.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engine_backend import EngineBackend
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
+from pytest_bottle.backends.engines.netns.rtnetlink import RTN_BLACKHOLE
 
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import BackendInfo, Topology
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BlackHole(EngineBackend):
-    """The netns backend, with every packet between guests and towards the lab dropped in silence."""
+    """The netns backend, with all traffic of guests dropped in silence."""
 
     def __init__(self) -> None:
         self._netns = NetnsEngine()
@@ -25,8 +27,6 @@ class BlackHole(EngineBackend):
 
     def describe(self) -> BackendInfo:
         """Name it, so that no report can be mistaken for another backend's."""
-        import dataclasses
-
         return dataclasses.replace(super().describe(), name="black-hole")
 
     def up(self, spec: BottleSpec) -> Topology:
@@ -41,9 +41,6 @@ class BlackHole(EngineBackend):
             ],
         )
         # The sidecar hears the agent and cannot answer: its own side of the road is a hole.
-        hole = ["route", f"{topology.agent_address}/32", {"kind": _BLACKHOLE}]
+        hole = ["route", f"{topology.agent_address}/32", {"kind": RTN_BLACKHOLE}]
         self._netns.configure(topology.sidecar.name, [hole])
         return topology
-
-
-_BLACKHOLE = 6

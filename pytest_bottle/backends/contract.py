@@ -79,7 +79,7 @@ class ExecResult:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Resource:
-    """Something that exists on the host: ``kind`` (process, link, namespace, …) and its identity."""
+    """Something that exists on the host: its kind (process, link, …) and its identity."""
 
     kind: str
     name: str

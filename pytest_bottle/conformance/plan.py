@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.firing import Operation
 from pytest_bottle.stimulus import Icmp, Key, Shot, Stimulus, Tcp, Udp, Web, aimed_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_bottle.backends.contract import Topology
+    from pytest_bottle.firing import Operation
     from pytest_bottle.internet.contract import Internet
 
 #: Ports at the agent that the survey's listener waits on: for the sidecar's control, and for leaks.
@@ -108,13 +108,13 @@ class Plan:
         beats = []
         for key in self.keys():
             host = self.target(key.family)
-            stimulus: Stimulus = {
+            kinds: dict[str, Stimulus] = {
                 "tcp": Tcp(host, key.port),
                 "udp": Udp(host, key.port),
                 "icmp": Icmp(host),
-            }[key.protocol]
+            }
             name = f"beat {when} {key.protocol}/{key.port} v{key.family}"
-            beats.append(Shot(name, Vantage.SIDECAR, stimulus, User.AGENT))
+            beats.append(Shot(name, Vantage.SIDECAR, kinds[key.protocol], User.AGENT))
         return beats
 
 

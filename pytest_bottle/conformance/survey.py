@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, Vantage
 from pytest_bottle.conformance.plan import CONTROL_PORT, INBOUND_PORT, Plan
-from pytest_bottle.firing import DEADLINE, Operation, Volley, fire, heard, run_one
 from pytest_bottle.errors import TransportError
+from pytest_bottle.firing import DEADLINE, Operation, Volley, fire, heard, run_one
 from pytest_bottle.verdict import Finding, judge
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_bottle.backends.contract import Feature, Vantage
 from pytest_bottle.conformance import survey
 from pytest_bottle.conformance.registry import Severity, check
-from pytest_bottle.firing import Operation
+from pytest_bottle.firing import Operation, heard
 from pytest_bottle.stimulus import new_nonce
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def witness_stays_alive(bench: Bench) -> str:
 
 
 def _bracketed(evidence: Evidence) -> bool:
-    first = [r for b in evidence.before for r in survey.heard(b, evidence.window.records)[:1]]
-    last = [r for b in evidence.after for r in survey.heard(b, evidence.tail.records)[:1]]
+    first = [r for b in evidence.before for r in heard(b, evidence.window.records)[:1]]
+    last = [r for b in evidence.after for r in heard(b, evidence.tail.records)[:1]]
     return all(r.time_ns <= evidence.opened.time_ns for r in first) and all(
         r.time_ns >= evidence.closed.time_ns for r in last
     )

@@ -108,7 +108,7 @@ _SWEEP, _SWEEP_CONTROL = "NET-04 every port", "NET-04 every port (neighbour)"
 
 def _all_ports(plan: Plan) -> None:
     target = plan.target()
-    drawn = random.sample([p for p in range(1, 65536) if p not in _PORTS], 8)  # noqa: S311
+    drawn = random.sample([p for p in range(1, 65536) if p not in _PORTS], 8)
     for port in (*_PORTS, *drawn):
         plan.block("NET-04", Vantage.AGENT, Tcp(target, port))
     sweep: dict[str, object] = {"kind": "syn-sweep", "host": plan.target(), "ports": []}
@@ -169,7 +169,7 @@ _QUIC = "c00000000108"
 
 def _datagrams(plan: Plan) -> None:
     target = plan.target()
-    drawn = random.sample(range(20000, 60000), 4)  # noqa: S311
+    drawn = random.sample(range(20000, 60000), 4)
     for port in (123, 443, 500, 514, 1900, 3478, 4500, 51820, *drawn):
         prefix = _QUIC if port == 443 else ""
         plan.block("NET-05", Vantage.AGENT, Udp(target, port, prefix))

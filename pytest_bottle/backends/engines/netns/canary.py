@@ -33,13 +33,11 @@ def serve(sockets: list[socket.socket], log: int) -> None:
     """Greet and write down every visitor, for ever."""
     selector = selectors.DefaultSelector()
     for sock in sockets:
-        selector.register(sock, selectors.EVENT_READ)
+        selector.register(sock, selectors.EVENT_READ, sock)
     while True:
         for key, _ in selector.select():
-            sock = key.fileobj
-            assert isinstance(sock, socket.socket)
-            peer, said = _visit(sock)
-            _note(log, sock, peer, said)
+            peer, said = _visit(key.data)
+            _note(log, key.data, peer, said)
 
 
 def _visit(sock: socket.socket) -> tuple[str, bytes]:

@@ -105,7 +105,7 @@ def build_template(sources: Sources) -> None:
     """Turn the root of this mount namespace into the template of every guest."""
     trees, links, devices, etc, package = sources
     # Everything is collected: it does not matter what this mount covers.
-    base = "/tmp"  # noqa: S108 - a mount point of our own mount namespace
+    base = "/tmp"
     linux.mount("bottle", base, "tmpfs", linux.MS_NOSUID, "mode=755,size=64m")
     os.chdir(base)
     for path, tree in trees.items():

@@ -191,7 +191,7 @@ class Fabric:
         lab.netlink.route("::/0", device="lo", kind=RTN_LOCAL)
         for pool in (INTERNAL_POOL, EGRESS_POOL):
             lab.netlink.route(pool, via=_HOST_V4)
-        lab.netlink.route("fd87::/32", via=_HOST_V6)
+        lab.netlink.route("fd87::/16", via=_HOST_V6)
         lab.sysctls({"net/ipv4/ip_unprivileged_port_start": "0"})
 
     def add_network(self, name: str, *, internal: bool) -> Network:
@@ -302,5 +302,5 @@ class Fabric:
 
     def still_dying(self) -> bool:
         """Tell whether the kernel is still taking cables of gone guests away."""
-        self._dying &= {link.name for link in self.host.netlink.links()}
+        self._dying &= set(self.host.netlink.links())
         return bool(self._dying)

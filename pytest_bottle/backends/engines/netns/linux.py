@@ -93,7 +93,7 @@ def setns(fd: int, kind: int = 0) -> None:
 
 
 def mount(source: str | None, target: str, fstype: str | None, flags: int, data: str = "") -> None:
-    """mount(2)."""
+    """Mount a file system, or change a mount (see the manual)."""
     _check(
         _libc.mount(
             _text(source),
@@ -175,7 +175,7 @@ def die_with_parent(signal_number: int = 9) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
-def set_dumpable(dumpable: bool) -> None:  # noqa: FBT001 - prctl's own argument
+def set_dumpable(dumpable: bool) -> None:
     """Allow or forbid others of our uid to read our memory and our /proc entries."""
     _prctl(_PR_SET_DUMPABLE, int(dumpable))
 

@@ -34,13 +34,6 @@ _DOOMED = 0x0D1E
 _PROTOCOLS: Final = {"icmp": 1, "tcp": 6, "udp": 17}
 
 
-class Link(NamedTuple):
-    """A network interface: index and name."""
-
-    index: int
-    name: str
-
-
 class Rule(NamedTuple):
     """A routing rule: which packets, and what becomes of them (ip-rule(8)).
 
@@ -172,14 +165,10 @@ class Netlink:
         if failure is not None:
             raise failure
 
-    def links(self) -> list[Link]:
-        """List the interfaces of the namespace."""
-        found = []
-        for body in self._dump(_GETLINK, struct.pack("BxHiII", 0, 0, 0, 0, 0)):
-            index = struct.unpack_from("i", body, 4)[0]
-            name = _attributes(body[16:]).get(3, b"").rstrip(b"\0").decode()
-            found.append(Link(index, name))
-        return found
+    def links(self) -> list[str]:
+        """Name the interfaces of the namespace."""
+        bodies = self._dump(_GETLINK, struct.pack("BxHiII", 0, 0, 0, 0, 0))
+        return [_attributes(body[16:]).get(3, b"").rstrip(b"\0").decode() for body in bodies]
 
     # -- how it is said -------------------------------------------------------
 

@@ -14,7 +14,8 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import canary, confine, linux, refusal, residue
@@ -171,23 +172,25 @@ class Server:
         lab = self._fabric.lab
         with lab.entered():
             packets = witness.open_packet_socket()
-        for serve in (
-            lambda end: witness.serve(end, packets),
-            lambda end: origin.serve(end, minter),
-        ):
+        for part in ("witness", "origin"):
             ours, theirs = socket.socketpair()
+            serve = {
+                "witness": partial(witness.serve, theirs, packets),
+                "origin": partial(origin.serve, theirs, minter),
+            }[part]
             keep = (theirs.fileno(), packets.fileno(), minter.fileno())
-            self._fork(keep, lambda s=serve, t=theirs: self._be_lab(s, t))
+            self._fork(keep, partial(self._be_lab, part, serve))
             theirs.close()
             ends.append(ours.detach())
         packets.close()
         minter.close()
         return ends[0], ends[1]
 
-    def _be_lab(self, serve: Callable[[socket.socket], None], end: socket.socket) -> None:
+    def _be_lab(self, part: str, serve: Callable[[], None]) -> None:
+        linux.set_name(f"bottle-{part}")
         linux.setns(self._fabric.lab.fd, linux.CLONE_NEWNET)
         confine.harden(self._users[AGENT], self._seccomp)
-        serve(end)
+        serve()
 
     def op_lab(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Hand out the control ends of the witness and the origins."""
@@ -482,7 +485,7 @@ class Server:
         with self._fabric.host.entered():
             listeners = residue.listeners()
         return {
-            "link": [link.name for link in self._fabric.host.netlink.links()],
+            "link": self._fabric.host.netlink.links(),
             "process": residue.processes(),
             "namespace": residue.network_namespaces(),
             "listener": listeners,

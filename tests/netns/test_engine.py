@@ -1,0 +1,237 @@
+"""Networks, publishing, the lab behind them, and what is left of them."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from pytest_bottle.backends.contract import Resource, Vantage
+from pytest_bottle.bottle import Bottle
+from pytest_bottle.errors import BottleError, BringUpError
+from pytest_bottle.spec import BottleSpec, PublishedPort
+from pytest_bottle.stimulus import Icmp, Tcp
+
+if TYPE_CHECKING:
+    from pytest_bottle.conformance.mutants import NetnsBackend
+
+
+def without_pids(resources: frozenset[Resource]) -> set[Resource]:
+    """Leave out what differs from run to run: numbers of processes."""
+    return {r for r in resources if r.kind != "process"}
+
+
+def test_the_agent_has_one_interface_and_no_way_on(shared_bottle: Bottle) -> None:
+    """The agent is on the internal network only: one interface, no default route, no IPv6."""
+    script = "cut -d: -f1 /proc/net/dev | tail -n +3; cat /proc/net/route; cat /proc/net/if_inet6"
+    text = shared_bottle.agent.run("sh", "-c", script).out
+
+    devices, _, rest = text.partition("Iface")
+    destinations = [row.split()[1] for row in rest.splitlines() if row.startswith("eth0")]
+    assert devices.split() == ["lo", "eth0"]
+    assert destinations
+    assert "00000000" not in destinations
+    assert not any(row.endswith("eth0") for row in rest.splitlines())  # no IPv6 address
+
+
+def test_the_sidecar_is_dual_homed_egress_first(shared_bottle: Bottle) -> None:
+    """The sidecar's first interface is on the egress network and has the default route (S11)."""
+    table = shared_bottle.sidecar.run("cat", "/proc/net/route").out
+
+    default = next(line.split() for line in table.splitlines() if line.split()[1] == "00000000")
+    gateway = socket.inet_ntoa(int(default[2], 16).to_bytes(4, "little"))
+    assert (default[0], gateway) == ("eth0", shared_bottle.egress_network.gateway)
+
+
+def test_the_sidecar_faces_the_agent_with_one_door(shared_bottle: Bottle) -> None:
+    """Towards the agent the sidecar listens on the proxy's port and on nothing else."""
+    table = shared_bottle.sidecar.run("cat", "/proc/net/tcp", "/proc/net/tcp6").out
+
+    listening = [row.split()[1] for row in table.splitlines() if row.split()[3] == "0A"]
+    address = socket.inet_aton(shared_bottle.topology.sidecar_address)[::-1].hex().upper()
+    assert listening == [f"{address}:{9099:04X}"]
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "203.0.113.77", "2606:4700:4700::1111"])
+def test_the_lab_owns_every_address(shared_bottle: Bottle, address: str) -> None:
+    """Whatever the address, IPv4 or IPv6, the sidecar reaches the lab there."""
+    host = f"[{address}]" if ":" in address else address
+
+    response = shared_bottle.sidecar.fetch(f"http://{host}/", proxy=None)
+
+    assert response.json()["server"] == address
+
+
+def test_the_witness_hears_a_bare_syn(netns: NetnsBackend, shared_bottle: Bottle) -> None:
+    """A connection to a port where nobody listens is heard at the far side all the same."""
+    mark = netns.internet.mark()
+    shared_bottle.sidecar.run(
+        shared_bottle.topology.python,
+        *("-I", "-S", "-c", "import socket; socket.socket().connect_ex(('198.41.0.4', 12345))"),
+    )
+
+    heard = netns.internet.heard(mark, ["198.41.0.4"])
+
+    assert [(r.proto, r.dport) for r in heard.records][:1] == [(6, 12345)]
+    assert heard.lost == 0
+
+
+def test_metadata_service_answers_the_open_guest(shared_bottle: Bottle) -> None:
+    """The lab has a cloud's metadata service, so that a sandbox which hides it hides something."""
+    url = "http://169.254.169.254/latest/meta-data/iam/security-credentials/role"
+
+    assert "BOTTLECANARY" in shared_bottle.guest(Vantage.OPEN).fetch(url, proxy=None).text
+
+
+def test_https_is_verified_against_the_lab_s_authority(shared_bottle: Bottle) -> None:
+    """curl in the agent verifies the lab's certificate with what it finds in its own /etc/ssl."""
+    result = shared_bottle.agent.run("curl", "-sS", "https://allowed.test/hello")
+
+    assert '"scheme": "https"' in result.out, result.err
+
+
+def test_probe_verdicts(shared_bottle: Bottle) -> None:
+    """The same stimulus is blocked from the agent and gets out from the sidecar."""
+    assert shared_bottle.agent.probe(Tcp("1.1.1.1", 443)).blocked
+    assert shared_bottle.agent.probe(Icmp("1.1.1.1")).blocked
+    assert shared_bottle.sidecar.probe(Tcp("1.1.1.1", 443)).leaked
+
+
+def test_bottles_are_disjoint(netns: NetnsBackend) -> None:
+    """Bottles that live at the same time share no subnet and no published address."""
+    with ThreadPoolExecutor(4) as pool:
+        bottles = list(pool.map(lambda _: Bottle(netns, BottleSpec()), range(4)))
+    try:
+        subnets = {
+            n.subnet for b in bottles for n in (b.internal_network, b.egress_network)
+        }
+        assert len(subnets) == 8
+        assert len({b.sidecar.published_at_host for b in bottles}) == 4
+        assert {b.agent.fetch("http://allowed.test/").status for b in bottles} == {200}
+    finally:
+        for bottle in bottles:
+            bottle.close()
+
+
+def test_publish_answers_at_the_host_and_on_the_machine(shared_bottle: Bottle) -> None:
+    """The published port answers on its alias at H, and by published_url from this process."""
+    at_host = shared_bottle.guest(Vantage.HOST).run(
+        "curl", "-s", f"http://{shared_bottle.sidecar.published_at_host}/"
+    )
+
+    assert at_host.out == '{"status": "ok"}'
+    assert requests.get(shared_bottle.sidecar.published_url, timeout=5).json() == {"status": "ok"}
+
+
+def test_the_spike_s_own_alias(netns: NetnsBackend) -> None:
+    """A port can be published on any loopback address of H, such as the spike's (S18, S19)."""
+    spec = BottleSpec(publish=PublishedPort("127.0.0.77", 18080))
+    with Bottle(netns, spec) as bottle:
+        host = bottle.guest(Vantage.HOST)
+        assert host.run("curl", "-s", "http://127.0.0.77:18080/").ok
+        assert host.run("curl", "-s", "http://127.0.0.1:18080/").exit_status == 7
+
+
+def test_a_taken_port_on_the_machine(netns: NetnsBackend) -> None:
+    """A machine port that somebody has is one clear error, and nothing of the bottle is left."""
+    before = netns.inventory()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(BringUpError, match="the published port is taken") as caught:
+            netns.up(BottleSpec(publish=PublishedPort(machine_port=port)))
+
+    assert (caught.value.where, caught.value.seen) == (
+        f"127.0.0.1:{port} of this machine",
+        "Address already in use",
+    )
+    assert netns.inventory() == before
+
+
+def test_a_taken_port_at_the_host(netns: NetnsBackend) -> None:
+    """An alias and port that another bottle publishes is one clear error; nothing is left."""
+    spec = BottleSpec(publish=PublishedPort("127.0.0.99", 18080))
+    with Bottle(netns, spec):
+        before = netns.inventory()
+        with pytest.raises(BottleError, match="a port cannot be published") as caught:
+            netns.up(spec)
+        assert caught.value.where == "127.0.0.99:18080 of the bottle's host"
+        assert netns.inventory() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "seen"),
+    [
+        (("no-such-program", "-x"), "no-such-program: No such file or directory"),
+        (("sh", "-c", "echo so long; exit 3"), "exit 3; output: 'so long\\n'"),
+        (("sh", "-c", "kill -9 $$"), "signal 9"),
+    ],
+)
+def test_a_command_that_does_not_stay(
+    netns: NetnsBackend, command: tuple[str, ...], seen: str
+) -> None:
+    """An agent's command that does not exist or ends at once is told apart; nothing is left."""
+    before = netns.inventory()
+
+    with pytest.raises(BringUpError, match="ended at once") as caught:
+        netns.up(BottleSpec(command=command))
+
+    assert seen in caught.value.seen
+    assert netns.inventory() == before
+
+
+def test_a_command_that_stays(netns: NetnsBackend) -> None:
+    """An agent's own command runs on beside what the test runs, with its output kept."""
+    with Bottle(netns, BottleSpec(command=("sh", "-c", "echo hello; exec sleep 1000"))) as bottle:
+        assert bottle.agent.run("sh", "-c", "cat /proc/[0-9]*/cmdline").out.count("1000") >= 1
+        assert netns.engine.logs(bottle.topology.agent.name) == b"hello\n"
+
+
+def test_canaries_hear_who_comes(netns: NetnsBackend, shared_bottle: Bottle) -> None:
+    """The host's canaries greet and write down a visitor, each with its port."""
+    netns.netns.start_canaries(wildcard=7001, loopback=7002)
+    host = shared_bottle.guest(Vantage.HOST)
+    script = "import socket; print(socket.create_connection(('127.0.0.1', 7002)).recv(99))"
+
+    said = host.run(shared_bottle.topology.python, "-I", "-S", "-c", script).out
+
+    assert said == "b'BOTTLE-CANARY\\n'"
+    assert b'"port": 7002' in netns.engine.logs("host")
+
+
+def test_nothing_is_left_of_many_bottles(netns: NetnsBackend) -> None:
+    """After ten bottles in a row the kernel knows of nothing that was not there before."""
+    with Bottle(netns, BottleSpec()) as first:
+        first.guest(Vantage.HOST).run("true")  # H's own first process stays for the session
+    before = netns.inventory()
+
+    for _ in range(10):
+        Bottle(netns, BottleSpec()).close()
+
+    assert netns.inventory() == before
+
+
+def test_close_is_idempotent(netns: NetnsBackend) -> None:
+    """A bottle that is down can be taken down again."""
+    bottle = Bottle(netns, BottleSpec())
+    bottle.close()
+    bottle.close()
+
+
+def test_a_sibling_lives_and_dies_with_its_bottle(netns: NetnsBackend) -> None:
+    """The second bottle of a sibling probe is there when asked for and gone with the first."""
+    before = netns.inventory()
+    with Bottle(netns, BottleSpec()) as bottle:
+        assert bottle.guest(Vantage.SIBLING).run("id", "-u").out == "1000"
+    assert netns.inventory() == before
+
+
+def test_the_inventory_sees_a_bottle(netns: NetnsBackend) -> None:
+    """Every kind of thing that a bottle is made of shows in the inventory while it lives."""
+    before = netns.inventory()
+    with Bottle(netns, BottleSpec()):
+        kinds = {resource.kind for resource in netns.inventory() - before}
+    assert kinds == {"process", "namespace", "link", "listener", "file"}
