@@ -159,6 +159,10 @@ class PublishedPort:
         return cls(address, int(port), machine_port)
 
 
+#: What the sidecar of a bottle lets through that says nothing about it.
+DEFAULT_EGRESS = (EgressRoute("allowed.test"),)
+
+
 @dataclass(frozen=True, slots=True)
 class BottleSpec:
     """A whole bottle, before it exists.
@@ -171,7 +175,7 @@ class BottleSpec:
         timeout: seconds for each single step of the way up.
     """
 
-    egress: tuple[EgressRoute, ...] = (EgressRoute("allowed.test"),)
+    egress: tuple[EgressRoute, ...] = DEFAULT_EGRESS
     publish: PublishedPort = PublishedPort()
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -193,7 +197,7 @@ class BottleSpec:
         Raises:
             ConfigurationError: a word has a value that makes no sense.
         """
-        routes = cls.egress if egress is None else tuple(map(EgressRoute.parse, _texts(egress)))
+        routes = DEFAULT_EGRESS if egress is None else tuple(map(EgressRoute.parse, _texts(egress)))
         port = (
             PublishedPort(machine_port=machine_port)
             if publish is None

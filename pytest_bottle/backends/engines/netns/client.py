@@ -25,7 +25,7 @@ _BOOT = (
     "main(*map(int, sys.argv[1:4]))"
 )
 #: Seconds until the server must answer; a guest's start has its own, shorter deadline inside.
-_ANSWER = 5.0
+_ANSWER = 20.0
 
 
 def interpreter() -> str:
@@ -84,7 +84,7 @@ class Client:
         _wire.send(self._control, settings)
         answer, _ = _wire.call(self._control, {"op": "hello"}, timeout=_ANSWER)
         if "error" in answer:
-            raise BackendUnavailableError(**answer["error"])  # DEBUG
+            raise BackendUnavailableError(**answer["error"])
 
     @property
     def keeper_pid(self) -> int:
@@ -120,7 +120,8 @@ class Client:
         return answer, received
 
     def keep(self) -> None:
-        """Tell the keeper to outlive us."""
+        """Tell the server and the keeper to outlive us."""
+        self.call("keep")
         os.write(self._life, b"k")
 
     def close(self) -> None:

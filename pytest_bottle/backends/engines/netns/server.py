@@ -68,6 +68,7 @@ def _start(
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     linux.set_dumpable(True)
+    linux.die_with_parent()  # again: a change of ids has cancelled it (prctl(2))
     linux.set_name("bottle-server")
     confine.build_template(sources)
     _find_ourselves_again()
@@ -108,13 +109,14 @@ class Server:
         self._running: dict[str, int] = {}
         self._undertakers: set[int] = set()
         self._trusted = False
+        self._kept = False
         self._fabric = Fabric(self._home)
         self._lab = self._start_lab(origin_minter)
 
     # -- the loop -------------------------------------------------------------
 
     def run(self) -> None:
-        """Answer requests and reap children until the owner is gone."""
+        """Answer requests and reap children until the owner is gone, or for ever if it says so."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -122,14 +124,18 @@ class Server:
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(wake_read, selectors.EVENT_READ)
         self._reap()
-        with suppress(_wire.Closed):
-            while True:
-                for key, _ in selector.select():
-                    if key.fileobj is self._control:
-                        self._answer()
-                    else:
-                        os.read(wake_read, 4096)
-                        self._reap()
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is not self._control:
+                    os.read(wake_read, 4096)
+                    self._reap()
+                    continue
+                try:
+                    self._answer()
+                except _wire.Closed:
+                    if not self._kept:
+                        return
+                    selector.unregister(self._control)
 
     def _answer(self) -> None:
         request, fds = _wire.receive(self._control)
@@ -163,6 +169,11 @@ class Server:
 
     def op_hello(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Say that the server is there."""
+        return {"ok": True}, ()
+
+    def op_keep(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
+        """Outlive the owner."""
+        self._kept = True
         return {"ok": True}, ()
 
     # -- the lab ----------------------------------------------------------------
