@@ -1,72 +1,58 @@
-"""The pytest plugin: options, markers, fixtures, header and summary.
+"""The pytest plugin: hooks, options, the marker and the fixtures.
 
-Imports pytest only; whatever else is needed is imported by the hook or the fixture that needs it,
-so that a project that has the plugin installed and does not use it pays nothing.
+Imports pytest only; what is behind a hook or a fixture is imported by those who use it, so that a
+project that has the plugin installed and does not use it pays nothing.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
+    from typing import Literal
 
     from pytest_bottle.backends.contract import Backend
     from pytest_bottle.bottle import Bottle, Guest, Network, Sidecar
     from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.fixtures import MakeBottle
     from pytest_bottle.internet.contract import Internet
+    from pytest_bottle.settings import Choice, Settings
 
-    BackendFactory = Callable[[], Backend]
-    Scope = Literal["function", "class", "module", "package", "session"]
-
-_SCOPES = ("function", "class", "module", "package", "session")
-_KEEP = ("never", "on-failure", "always")
-_INTERNETS = ("lab",)
-_VERDICTS = ("passed", "violated", "inconclusive", "not supported", "not run", "waived")
-
-
-class Settings(NamedTuple):
-    """What the user chose; ``sources`` says where each choice was made."""
-
-    backend: str
-    internet: str
-    keep: str
-    mutant: str
-    scope: str
-    timeout: float
-    sources: Mapping[str, str]
+    Scope = Literal["session", "package", "module", "class", "function"]
 
 
 class _Option(NamedTuple):
-    """A setting with its three names: ``--bottle-x``, ``BOTTLE_X`` and ``bottle_x``."""
+    """A setting with three names: ``--bottle-x``, ``BOTTLE_X`` and the ini key ``bottle_x``."""
 
     name: str
-    default: str
     metavar: str
     help: str
 
 
 _OPTIONS = (
-    _Option("backend", "", "NAME", "what brings bottles up (default: the best of this machine)"),
-    _Option("internet", "lab", "KIND", "what the egress network leads to: lab"),
-    _Option("keep", "never", "WHEN", "keep bottles after the run: never, on-failure, always"),
-    _Option("mutant", "", "ID", "weaken the backend on purpose, to see the check of that ID fail"),
-    _Option("scope", "function", "SCOPE", "how long a bottle lives: " + ", ".join(_SCOPES)),
-    _Option("timeout", "30", "SECONDS", "for each single step of a bottle's way up (0.1 to 3600)"),
+    _Option("backend", "NAME", "what brings bottles up (default: the best of this machine)"),
+    _Option("internet", "KIND", "what the egress network leads to: lab (the default)"),
+    _Option("keep", "WHEN", "let bottles outlive the run: never (the default), on-failure, always"),
+    _Option("mutant", "ID", "weaken the backend on purpose, to see the check of that ID fail"),
+    _Option("scope", "SCOPE", "a bottle's life: function (the default), class, module, session"),
+    _Option("timeout", "SECONDS", "for each step of a bottle's way up: 0.1 to 3600 (default: 30)"),
 )
-_SETTINGS = pytest.StashKey[Settings]()
-_SESSION = pytest.StashKey["_Session"]()
+_CHOICES = pytest.StashKey["dict[str, Choice]"]()
+_SETTINGS = pytest.StashKey["Settings"]()
+_KEPT = pytest.StashKey[list[str]]()
 
 
 class Specs:
-    """The hooks that other plugins and conftest files may implement."""
+    """The hooks that plugins and conftest files may implement."""
 
     @pytest.hookspec
     def pytest_bottle_backends(self, config: pytest.Config) -> Mapping[str, Callable[[], Backend]]:  # type: ignore[empty-body]
-        """Offer backends by name.
+        """Offer backends by name, in a plugin or in the conftest.py of the root or a named folder.
 
         Args:
             config: the session's configuration.
@@ -87,159 +73,106 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options and their ini twins."""
     group = parser.getgroup("bottle", "sandbox topology")
-    for option in _OPTIONS:
+    for name, metavar, text in _OPTIONS:
         group.addoption(
-            f"--bottle-{option.name}",
-            dest=f"bottle_{option.name}",
-            metavar=option.metavar,
-            help=f"{option.help} [BOTTLE_{option.name.upper()}, ini: bottle_{option.name}]",
+            f"--bottle-{name}",
+            dest=f"bottle_{name}",
+            metavar=metavar,
+            help=f"{text} [env: BOTTLE_{name.upper()}, ini: bottle_{name}]",
         )
-        parser.addini(f"bottle_{option.name}", option.help, default=None)
+        kind: Literal["float", "string"] = "float" if name == "timeout" else "string"
+        parser.addini(f"bottle_{name}", text, type=kind, default=None)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers, and read and check the settings; nothing is touched."""
+    """Register the marker, and check what was chosen; nothing is touched."""
     config.addinivalue_line(
         "markers",
         "bottle(egress=[...], publish='127.0.0.31:18080', machine_port=0, command=[...], "
         "environment={...}): what the bottle of this test is to be.",
     )
-    values, sources = {}, {}
-    for option in _OPTIONS:
-        values[option.name], sources[option.name] = _lookup(config, option)
-    for name, known in (("keep", _KEEP), ("scope", _SCOPES), ("internet", _INTERNETS)):
-        _check_choice(f"--bottle-{name}", values[name], known)
-    timeout = _check_timeout(values.pop("timeout"))
-    settings = Settings(**values, timeout=timeout, sources=sources)
-    _check_backend(config, settings)
-    config.stash[_SETTINGS] = settings
-    config.stash[_SESSION] = _Session(config, settings)
+    config.stash[_KEPT] = []
+    config.stash[_CHOICES] = choices = _choices(config)
+    if choices or config.hook.pytest_bottle_backends.get_hookimpls():
+        from pytest_bottle import settings
+
+        config.stash[_SETTINGS] = settings.read(choices, config)
 
 
-def _lookup(config: pytest.Config, option: _Option) -> tuple[str, str]:
-    """Command line before environment before ini before detection."""
-    given = config.getoption(f"bottle_{option.name}")
-    if given is not None:
-        return str(given), "command line"
-    variable = os.environ.get(f"BOTTLE_{option.name.upper()}")
-    if variable:
-        return variable, f"BOTTLE_{option.name.upper()}"
-    ini = config.getini(f"bottle_{option.name}")
-    if ini:
-        return str(ini), "ini"
-    return option.default, ""
-
-
-def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise pytest.UsageError(_unknown(what, value, known))
-
-
-def _unknown(what: str, value: str, known: tuple[str, ...]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(value, known, 1, 0.4)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{what}: {value!r} is not known{guess} (known: {', '.join(known)})"
-
-
-def _check_timeout(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0.1 <= seconds <= 3600:
-        raise pytest.UsageError(
-            f"--bottle-timeout: expected seconds from 0.1 to 3600, seen {text!r}"
+def _choices(config: pytest.Config) -> dict[str, Choice]:
+    """Find what was chosen: the command line before the environment before the ini file."""
+    found = {}
+    for name, *_ in _OPTIONS:
+        given = (
+            (config.getoption(f"bottle_{name}"), f"--bottle-{name}"),
+            (os.environ.get(f"BOTTLE_{name.upper()}") or None, f"BOTTLE_{name.upper()}"),
+            (_ini(config, f"bottle_{name}"), f"ini key bottle_{name}"),
         )
-    return seconds
+        chosen = [(str(value), source) for value, source in given if value is not None]
+        if chosen:
+            from pytest_bottle.settings import Choice
+
+            found[name] = Choice(*chosen[0])
+    return found
 
 
-def _check_backend(config: pytest.Config, settings: Settings) -> None:
-    if not settings.backend and not settings.mutant:
-        return
-    from pytest_bottle.backends import selection
-
-    if settings.backend:
-        known = (*selection.BUILT_IN, *_offered(config))
-        _check_choice("--bottle-backend", settings.backend, known)
-        reason = selection.impossible_here(settings.backend)
-        if reason:
-            raise pytest.UsageError(f"--bottle-backend: {reason}")
-    if settings.mutant:
-        from pytest_bottle.conformance import mutants
-
-        _check_choice("--bottle-mutant", settings.mutant, tuple(sorted(mutants.MUTANTS)))
-        if settings.backend not in ("", "netns"):
-            raise pytest.UsageError(
-                f"--bottle-mutant: mutants live on the netns backend, not on {settings.backend!r}"
-            )
+def _ini(config: pytest.Config, key: str) -> object:
+    try:
+        value = config.getini(key)
+    except (TypeError, ValueError) as error:  # pytest before 9.2 lets them through
+        raise pytest.UsageError(f"{key}: {error}") from None
+    return None if value == "" else value
 
 
-def _offered(config: pytest.Config) -> dict[str, BackendFactory]:
-    offers: list[Mapping[str, BackendFactory]] = config.hook.pytest_bottle_backends(config=config)
-    return {name: factory for offer in offers for name, factory in offer.items()}
+def _settings(config: pytest.Config) -> Settings:
+    """What holds; whoever chose nothing comes here only when a fixture is used."""
+    if _SETTINGS not in config.stash:
+        from pytest_bottle.settings import Settings
+
+        config.stash[_SETTINGS] = Settings()
+    return config.stash[_SETTINGS]
+
+
+def _scope(fixture_name: str, config: pytest.Config) -> Scope:
+    del fixture_name
+    chosen: Any = _settings(config).scope if "scope" in config.stash[_CHOICES] else "function"
+    scope: Scope = chosen
+    return scope
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say what was chosen and where; nothing when nothing was."""
-    settings = config.stash[_SETTINGS]
-    if not any(settings.sources.values()):
+    choices = config.stash[_CHOICES]
+    if not choices:
         return None
-    chosen = {
-        name: f"{name} {getattr(settings, name)} ({source})"
-        for name, source in settings.sources.items()
-        if source
-    }
-    backend = chosen.pop("backend", "") or "backend by detection"
-    return "bottle: " + ", ".join([backend, *chosen.values()])
+    from pytest_bottle import settings
+
+    return settings.describe(choices)
 
 
-# -- markers and parametrisation -----------------------------------------------------------------
+# -- collection ----------------------------------------------------------------------------------
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check every ``bottle`` marker before anything runs."""
-    scope = config.stash[_SETTINGS].scope
-    checked = set()
-    for item in items:
-        for node, mark in item.iter_markers_with_node("bottle"):
-            if (node, mark) not in checked:
-                checked.add((node, mark))
-                _check_marker(node, mark, scope)
+    """Check every ``bottle`` marker before anything runs.
 
+    Raises:
+        pytest.UsageError: a marker cannot be read, or stands where no bottle would see it.
+    """
+    marked = [item for item in items if item.get_closest_marker("bottle")]
+    if not marked:
+        return
+    from pytest_bottle import marker
 
-def _check_marker(node: pytest.Collector | pytest.Item, mark: pytest.Mark, scope: str) -> None:
-    from pytest_bottle.errors import BottleError
-
-    try:
-        if mark.args:
-            raise TypeError("it takes keywords only")
-        _spec_of(mark, 30.0)
-    except (BottleError, TypeError) as error:
-        raise pytest.UsageError(
-            f"{node.nodeid}: @pytest.mark.bottle cannot be read: {error}\n"
-            "  words: egress=[...], publish='127.0.0.31:18080', machine_port=0, command=[...], "
-            "environment={...}"
-        ) from None
-    if _rank(node) < _SCOPES.index(scope):
-        raise pytest.UsageError(
-            f"{node.nodeid}: @pytest.mark.bottle stands on a smaller part than a bottle lives for "
-            f"(bottle_scope = {scope}); put it on the {scope}, or choose a smaller scope"
-        )
-
-
-def _rank(node: object) -> int:
-    kinds = (pytest.Item, pytest.Class, pytest.Module, pytest.Package, pytest.Session)
-    return next((rank for rank, kind in enumerate(kinds) if isinstance(node, kind)), 4)
-
-
-def _spec_of(mark: pytest.Mark | None, timeout: float) -> Any:  # noqa: ANN401 - a BottleSpec
-    from pytest_bottle.spec import BottleSpec
-
-    words = dict(mark.kwargs) if mark is not None else {}
-    return BottleSpec.from_words(**words, timeout=timeout)
+    problems = marker.problems(marked, _settings(config).scope)
+    output = getattr(config, "workeroutput", None)
+    if problems and output is None:
+        raise pytest.UsageError(*problems)
+    if problems:
+        # xdist would make an internal error of it; the controller raises it in our stead.
+        output["bottle_problems"] = problems
+        items.clear()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -249,86 +182,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
         checks = all_checks()
         metafunc.parametrize("bottle_check", checks, ids=[check.id for check in checks])
-
-
-# -- the session's backend and its bottles -----------------------------------------------------------
-
-
-class _Session:
-    """The backend of a pytest session, opened at its first use, and what it keeps."""
-
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        self._config = config
-        self._settings = settings
-        self.kept: list[str] = []
-
-    def open(self) -> Backend:
-        from pytest_bottle.backends import selection
-        from pytest_bottle.conformance import mutants
-
-        name = self._settings.backend or selection.detect()
-        factory = _offered(self._config).get(name) or selection.BUILT_IN[name]
-        if self._settings.mutant:
-            return mutants.open_mutant(self._settings.mutant)
-        return factory()
-
-    def close(self, backend: Backend) -> None:
-        """End the backend's session, or say how to enter and remove what it keeps."""
-        hint = backend.close(keep=bool(self.kept))
-        if hint:
-            lines = [f"kept: {', '.join(self.kept)}", *hint.splitlines()]
-            self.kept[:] = lines
-            output = getattr(self._config, "workeroutput", None)
-            if output is not None:
-                output["bottle_kept"] = lines
-
-    def should_keep(self, failed: bool) -> bool:  # noqa: FBT001 - the one fact
-        return self._settings.keep == "always" or (self._settings.keep == "on-failure" and failed)
-
-
-class _Maker:
-    """Makes bottles for one request and takes them down when it ends, last one first."""
-
-    def __init__(self, request: pytest.FixtureRequest, backend: Backend) -> None:
-        self._request = request
-        self._backend = backend
-        self._failed_before = request.session.testsfailed
-        self._bottles: list[Bottle] = []
-
-    def __call__(self, **words: Any) -> Bottle:  # noqa: ANN401 - a specification's words
-        from pytest_bottle.bottle import Bottle
-        from pytest_bottle.spec import BottleSpec
-
-        timeout = self._request.config.stash[_SETTINGS].timeout
-        return self._make(Bottle, BottleSpec.from_words(**words, timeout=timeout))
-
-    def for_node(self) -> Bottle:
-        """Make the bottle that the closest marker describes."""
-        from pytest_bottle.bottle import Bottle
-
-        timeout = self._request.config.stash[_SETTINGS].timeout
-        mark = self._request.node.get_closest_marker("bottle")
-        return self._make(Bottle, _spec_of(mark, timeout))
-
-    def _make(self, kind: type[Bottle], spec: Any) -> Bottle:  # noqa: ANN401 - a BottleSpec
-        bottle = kind(self._backend, spec)
-        self._bottles.append(bottle)
-        return bottle
-
-    def finish(self) -> None:
-        session = self._request.config.stash[_SESSION]
-        if session.should_keep(self._request.session.testsfailed > self._failed_before):
-            session.kept += [f"bottle {bottle.topology.id}" for bottle in self._bottles]
-            return
-        while self._bottles:
-            self._bottles.pop().close()
-
-
-def _scope(fixture_name: str, config: pytest.Config) -> Scope:
-    del fixture_name
-    scope: Any = config.stash[_SETTINGS].scope
-    chosen: Scope = scope
-    return chosen
 
 
 # -- fixtures ------------------------------------------------------------------------------------
@@ -341,32 +194,33 @@ def bottle_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     Chosen by ``--bottle-backend``, ``BOTTLE_BACKEND`` or the ini key ``bottle_backend``, in this
     order; otherwise the best one of this machine.
     """
-    session = request.config.stash[_SESSION]
-    backend = session.open()
-    yield backend
-    session.close(backend)
+    from pytest_bottle import fixtures
+
+    config = request.config
+    with fixtures.open_backend(config, _settings(config), config.stash[_KEPT]) as backend:
+        yield backend
 
 
 @pytest.fixture(scope="session")
 def bottle_internet(bottle_backend: Backend) -> Internet:
     """The far side of the bottles: the lab, with its witness, its DNS and its origins.
 
+    ``bottle_internet.listen(tcp=[8443])`` makes it answer on a further port, at every address;
     ``bottle_internet.mark()`` and ``.heard(mark)`` tell what arrived there in between.
     """
     return bottle_backend.internet
 
 
 @pytest.fixture(scope=_scope)
-def make_bottle(
-    request: pytest.FixtureRequest, bottle_backend: Backend
-) -> Iterator[Callable[..., Bottle]]:
+def make_bottle(request: pytest.FixtureRequest, bottle_backend: Backend) -> Iterator[MakeBottle]:
     """A function that makes further bottles, taken down together at the end.
 
     It takes the words of ``@pytest.mark.bottle``: ``make_bottle(egress=["packages.test"])``.
     """
-    maker = _Maker(request, bottle_backend)
-    yield maker
-    maker.finish()
+    from pytest_bottle import fixtures
+
+    with fixtures.make_bottles(request, bottle_backend, _settings(request.config)) as maker:
+        yield maker
 
 
 @pytest.fixture(scope=_scope)
@@ -376,9 +230,10 @@ def bottle(request: pytest.FixtureRequest, bottle_backend: Backend) -> Iterator[
     ``@pytest.mark.bottle(egress=["packages.test:443"])`` says what the sidecar lets through; without
     it that is ``allowed.test``. It lives as long as ``bottle_scope`` says: one test by default.
     """
-    maker = _Maker(request, bottle_backend)
-    yield maker.for_node()
-    maker.finish()
+    from pytest_bottle import fixtures
+
+    with fixtures.bottle_for(request, bottle_backend, _settings(request.config)) as made:
+        yield made
 
 
 @pytest.fixture(scope=_scope)
@@ -412,69 +267,37 @@ def bottled_agent(bottle: Bottle) -> Guest:
 @pytest.fixture(scope="session")
 def _bottle_bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """The conformance suite's own bottle, out of reach of a user's overriding fixtures."""
-    from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle import fixtures
 
-    session = request.config.stash[_SESSION]
-    backend = session.open()
-    try:
-        bench = Bench(backend, request.config.stash[_SETTINGS].timeout)
+    kept = request.config.stash[_KEPT]
+    with fixtures.bench_for(request, _settings(request.config), kept) as bench:
         yield bench
-        if session.should_keep(request.session.testsfailed > 0):
-            session.kept.append(f"bottle {bench.topology.id}")
-    finally:
-        session.close(backend)
 
 
-# -- verdicts in reports and on the terminal -------------------------------------------------------
+# -- reports -------------------------------------------------------------------------------------
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[Any]:  # a generator, as pluggy's wrappers are
-    """Put the verdict on the report: attributes that can be JSON travel through xdist."""
-    report: pytest.TestReport = yield
-    verdict = _verdict_of(item, call, report)
-    if verdict:
-        check = getattr(item, "callspec", None) and item.callspec.params.get("bottle_check")
-        facts = {"verdict": verdict}
-        if check is not None:
-            facts |= {"id": check.id, "title": check.title, "level": check.level.value}
-            facts["note"] = dict(item.user_properties).get("bottle_note", "")
-            item.user_properties += [("bottle_check", check.id), ("bottle_verdict", verdict)]
-            if call.excinfo is not None and isinstance(call.excinfo.value, Exception):
-                report.longrepr = _message_of(call.excinfo.value, report.longrepr)
-        report.bottle = facts  # type: ignore[attr-defined]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the verdict on the report of a check, and of a test that ended in an error of ours."""
+    report = yield
+    if "bottle_check" in getattr(item, "fixturenames", ()) or _is_error_of_ours(call):
+        from pytest_bottle import outcome
+
+        outcome.put_on(report, item, call)
     return report
 
 
-def _verdict_of(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> str:
-    is_check = "bottle_check" in getattr(item, "fixturenames", ())
-    if call.excinfo is None:
-        return "passed" if is_check and report.when == "call" and report.passed else ""
-    name = type(call.excinfo.value).__name__
-    if name == "Inconclusive":
-        return "inconclusive"
-    if not is_check:
-        return ""
-    if name == "NotSupported":
-        report.outcome = "skipped"
-        return "not supported"
-    if name == "Violation":
-        return "violated"
-    # Whatever else happened to a check, nothing was found out about the property.
-    return "inconclusive" if report.failed else "not run"
-
-
-def _message_of(error: Exception, longrepr: Any) -> Any:  # noqa: ANN401 - pytest's own union
-    if type(error).__name__ == "NotSupported":
-        return (type(error).__module__, 0, str(error))
-    return str(error) if hasattr(error, "next_step") else longrepr
+def _is_error_of_ours(call: pytest.CallInfo[None]) -> bool:
+    errors = sys.modules.get("pytest_bottle.errors")  # who never imported it cannot raise one
+    return bool(errors and call.excinfo and isinstance(call.excinfo.value, errors.BottleError))
 
 
 def pytest_report_teststatus(
     report: pytest.TestReport | pytest.CollectReport,
-) -> tuple[str, str, str | tuple[str, Mapping[str, bool]]] | None:
+) -> tuple[str, str, tuple[str, Mapping[str, bool]]] | None:
     """Give an inconclusive outcome a category of its own; underneath it stays a failure."""
     verdict = getattr(report, "bottle", {}).get("verdict")
     if verdict == "inconclusive":
@@ -490,45 +313,35 @@ def pytest_terminal_summary(
     """Print what was inconclusive, the verdict of every check, and how to enter what was kept."""
     if config.getoption("no_summary", default=False):
         return
-    reports = [
-        report
-        for group in terminalreporter.stats.values()
-        for report in group
-        if getattr(report, "bottle", None)
-    ]
-    inconclusive = [r for r in reports if r.bottle["verdict"] == "inconclusive"]
-    if inconclusive and config.option.tbstyle != "no":
-        terminalreporter.section("INCONCLUSIVE", yellow=True)
-        for report in inconclusive:
-            terminalreporter.section(report.nodeid, sep="_", yellow=True)
-            report.toterminal(terminalreporter._tw)  # noqa: SLF001 - as pytest's own sections do
-    checks = sorted(
-        (r.bottle for r in reports if "id" in r.bottle), key=lambda facts: str(facts["id"])
-    )
-    if checks:
-        _print_verdicts(terminalreporter, checks)
-    for line in config.stash[_SESSION].kept:
-        terminalreporter.line(f"bottle: {line}")
+    every = [one for group in terminalreporter.stats.values() for one in group]
+    reports = [one for one in every if hasattr(one, "bottle")]
+    if reports or config.stash[_KEPT]:
+        from pytest_bottle import terminal
+
+        terminal.summarise(terminalreporter, config, reports, config.stash[_KEPT])
 
 
-def _print_verdicts(
-    terminalreporter: pytest.TerminalReporter, checks: list[dict[str, str]]
-) -> None:
-    terminalreporter.section("bottle verdicts")
-    colours = {"passed": "green", "violated": "red", "inconclusive": "yellow"}
-    for facts in checks:
-        verdict = facts["verdict"]
-        terminalreporter.write(f"{verdict.upper():<14}", **{colours.get(verdict, "yellow"): True})
-        terminalreporter.line(f"{facts['id']:<7} {facts['title']}")
-        if facts["note"]:
-            terminalreporter.line(f"{'':<14}        {facts['note']}", light=True)
-    counts = [f"{sum(c['verdict'] == v for c in checks)} {v}" for v in _VERDICTS]
-    terminalreporter.line(", ".join(counts))
+# -- xdist ---------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the controller what this worker keeps."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        worker = session.config.workerinput["workerid"]  # type: ignore[attr-defined]
+        output["bottle_kept"] = [f"[{worker}] {line}" for line in session.config.stash[_KEPT]]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ANN401 - xdist's own type
-    """Take over from an xdist worker what it kept."""
+    """Take over from a worker what it keeps, and what it found wrong in the markers.
+
+    Raises:
+        pytest.UsageError: in the worker's stead.
+    """
     del error
     output = getattr(node, "workeroutput", {})
-    node.config.stash[_SESSION].kept += output.get("bottle_kept", [])
+    node.config.stash[_KEPT] += output.get("bottle_kept", [])
+    if problems := output.get("bottle_problems"):
+        raise pytest.UsageError(*problems)

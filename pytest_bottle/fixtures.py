@@ -1,0 +1,167 @@
+"""What the fixtures do: open a backend, make bottles, and take them down or keep them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from pytest_bottle import marker
+from pytest_bottle.bottle import Bottle
+from pytest_bottle.spec import BottleSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pytest_bottle.backends.contract import Backend, Topology
+    from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.settings import Settings
+
+_KEPT = pytest.StashKey[list[tuple["Backend", str]]]()
+
+
+class Standing(Protocol):
+    """Something with a running bottle: a bottle itself, or the conformance suite's bench."""
+
+    @property
+    def topology(self) -> Topology:
+        """The running bottle, as values."""
+
+    def close(self) -> None:
+        """Take it down."""
+
+
+class Lifetime:
+    """Bottles that end together, last one first, unless ``keep`` lets them outlive the run.
+
+    Args:
+        request: of the fixture that they live for.
+        backend: what they run on.
+        keep: ``never``, ``on-failure`` (of a test during this lifetime) or ``always``.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest, backend: Backend, keep: str) -> None:
+        self._request = request
+        self._backend = backend
+        self._keep = keep
+        self._failed_before = request.session.testsfailed
+        self._bottles: list[Standing] = []
+
+    def add(self, bottle: Standing) -> None:
+        """Let a bottle end with this lifetime."""
+        self._bottles.append(bottle)
+
+    def end(self) -> None:
+        """Keep the bottles, or take all of them down even if one of them will not go."""
+        if self._is_to_stay():
+            kept = self._request.config.stash.setdefault(_KEPT, [])
+            where = self._request.node.nodeid or "the session"
+            kept += [(self._backend, f"{one.topology.id} of {where}") for one in self._bottles]
+            return
+        with contextlib.ExitStack() as stack:
+            for bottle in self._bottles:
+                stack.callback(bottle.close)
+
+    def _is_to_stay(self) -> bool:
+        failed = self._request.session.testsfailed > self._failed_before
+        return self._keep == "always" or (self._keep == "on-failure" and failed)
+
+
+class MakeBottle:
+    """Makes bottles; a call takes the words of ``@pytest.mark.bottle``."""
+
+    def __init__(self, backend: Backend, lifetime: Lifetime, timeout: float) -> None:
+        self._backend = backend
+        self._lifetime = lifetime
+        self._timeout = timeout
+
+    def __call__(
+        self,
+        *,
+        egress: Sequence[str] | None = None,
+        publish: str | None = None,
+        machine_port: int = 0,
+        command: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Bottle:
+        """Bring a bottle up.
+
+        Args:
+            egress: what the sidecar lets through, as ``host``, ``host:port`` or ``[v6]:port``;
+                without it ``allowed.test``.
+            publish: loopback address and port of the bottle's host, for the sidecar's status.
+            machine_port: the same port on this machine's 127.0.0.1; 0 lets the kernel choose.
+            command: the agent's own long-running command; without it the agent is idle.
+            environment: variables of the agent, besides the proxy's.
+
+        Raises:
+            BottleError: it did not come up; nothing of it is left.
+        """
+        spec = BottleSpec.from_words(
+            egress=egress,
+            publish=publish,
+            machine_port=machine_port,
+            command=command,
+            environment=environment,
+            timeout=self._timeout,
+        )
+        return self.make(spec)
+
+    def make(self, spec: BottleSpec) -> Bottle:
+        """Bring up what a specification says."""
+        bottle = Bottle(self._backend, spec)
+        self._lifetime.add(bottle)
+        return bottle
+
+
+@contextlib.contextmanager
+def open_backend(
+    config: pytest.Config, settings: Settings, kept_lines: list[str]
+) -> Iterator[Backend]:
+    """Open the chosen backend, and end its session or say in ``kept_lines`` what is kept of it."""
+    backend = settings.open_backend()
+    try:
+        yield backend
+    finally:
+        kept = [label for owner, label in config.stash.get(_KEPT, []) if owner is backend]
+        hint = backend.close(keep=bool(kept))
+        kept_lines += [*kept, *(f"  {line}" for line in hint.splitlines())]
+
+
+@contextlib.contextmanager
+def make_bottles(
+    request: pytest.FixtureRequest, backend: Backend, settings: Settings
+) -> Iterator[MakeBottle]:
+    """Lend out the maker of the bottles that live as long as the requesting fixture."""
+    lifetime = Lifetime(request, backend, settings.keep)
+    try:
+        yield MakeBottle(backend, lifetime, settings.timeout)
+    finally:
+        lifetime.end()
+
+
+@contextlib.contextmanager
+def bottle_for(
+    request: pytest.FixtureRequest, backend: Backend, settings: Settings
+) -> Iterator[Bottle]:
+    """Bring up the bottle that the marker of the requesting node describes."""
+    with make_bottles(request, backend, settings) as maker:
+        yield maker.make(marker.spec_for(request.node, settings.timeout))
+
+
+@contextlib.contextmanager
+def bench_for(
+    request: pytest.FixtureRequest, settings: Settings, kept_lines: list[str]
+) -> Iterator[Bench]:
+    """Set up the conformance suite's own bottle on a backend of its own."""
+    from pytest_bottle.conformance.bench import Bench
+
+    with open_backend(request.config, settings, kept_lines) as backend:
+        lifetime = Lifetime(request, backend, settings.keep)
+        bench = Bench(backend, settings.timeout)
+        lifetime.add(bench)
+        try:
+            yield bench
+        finally:
+            lifetime.end()

@@ -1,0 +1,102 @@
+"""What a test's report says about a property, and how an error of ours is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bottle.errors import BottleError, Inconclusive, NotSupported, Violation
+
+if TYPE_CHECKING:
+    from pytest_bottle.conformance.registry import Check
+
+#: Packages that lead from pytest to the user's code, and ours.
+_PYTEST = ("_pytest", "pluggy")
+_OURS = ("pytest_bottle", "contextlib")
+
+
+def put_on(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Complete a report; its new attribute ``bottle`` can be JSON, so it travels through xdist."""
+    check: Check | None = getattr(item, "callspec", None) and item.callspec.params.get(  # type: ignore[attr-defined]
+        "bottle_check"
+    )
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, Inconclusive):
+        _fail(report, item, error)
+    if isinstance(error, NotSupported) and check:
+        report.outcome = "skipped"
+        report.longrepr = (__file__, 0, str(error))
+    elif isinstance(error, BottleError) and report.failed:
+        report.longrepr = _shown(item, call)
+    verdict = _verdict(report, check, error)
+    if verdict:
+        report.bottle = _facts(item, check, verdict)  # type: ignore[attr-defined]
+
+
+def _fail(report: pytest.TestReport, item: pytest.Item, error: Inconclusive) -> None:
+    """Let no xfail excuse an inconclusive outcome, unless it names it: it may hide a pass."""
+    raises = [mark.kwargs.get("raises") for mark in item.iter_markers("xfail")]
+    if hasattr(report, "wasxfail") and not any(kind and isinstance(error, kind) for kind in raises):
+        report.outcome = "failed"
+        del report.wasxfail
+
+
+def _verdict(
+    report: pytest.TestReport, check: Check | None, error: BaseException | None
+) -> str | None:
+    if isinstance(error, Inconclusive):
+        return "inconclusive" if report.failed else None
+    if check is None or report.when == "teardown":
+        return None
+    if error is None:
+        return "passed" if report.when == "call" else None
+    if isinstance(error, NotSupported):
+        return "not supported"
+    if isinstance(error, Violation):
+        return "violated"
+    # Whatever else happened to a check, nothing was found out about the property.
+    return "inconclusive" if report.failed else "not run"
+
+
+def _facts(item: pytest.Item, check: Check | None, verdict: str) -> dict[str, str]:
+    item.user_properties.append(("bottle_verdict", verdict))
+    if check is None:
+        return {"verdict": verdict}
+    item.user_properties.append(("bottle_check", check.id))
+    return {
+        "verdict": verdict,
+        "id": check.id,
+        "title": check.title,
+        "level": check.level.value,
+        "note": str(dict(item.user_properties).get("bottle_note", "")),
+    }
+
+
+def _shown(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:  # noqa: ANN401 - pytest's own
+    """Show an error of ours where the user's code met it: its message says what happened inside."""
+    assert call.excinfo is not None
+    style = item.config.getoption("tbstyle", "auto")
+    if item.config.getoption("fulltrace", False) or style == "native":
+        return item.repr_failure(call.excinfo)
+    lines = _users_lines(call.excinfo)
+    if not lines or _package(lines[0]) in _OURS:
+        return call.excinfo.getrepr(style="value", chain=False)
+    return call.excinfo.getrepr(
+        showlocals=item.config.getoption("showlocals", False),
+        style="long" if style == "auto" else style,
+        funcargs=True,
+        tbfilter=lambda _: lines.filter(lambda entry: _package(entry) not in _OURS),
+        chain=False,
+    )
+
+
+def _users_lines(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # noqa: ANN401 - pytest's own
+    """Cut a traceback where pytest calls the test or the fixture."""
+    traceback = excinfo.traceback
+    inner = [n for n, entry in enumerate(traceback) if _package(entry) in _PYTEST]
+    return traceback[inner[-1] + 1 :] if inner else traceback
+
+
+def _package(entry: Any) -> str:  # noqa: ANN401 - pytest's own
+    return str(entry.frame.f_globals.get("__name__", "")).partition(".")[0]

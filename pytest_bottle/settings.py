@@ -1,0 +1,159 @@
+"""The settings of a run, checked before anything is touched."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from pytest_bottle.backends import selection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pytest_bottle.backends.contract import Backend
+
+    BackendFactory = Callable[[], Backend]
+
+#: How long a bottle may live, shortest first. There is no ``package``: pytest gives the fixtures of
+#: a plugin the whole session then.
+SCOPES = ("function", "class", "module", "session")
+_WORDS = {"internet": ("lab",), "keep": ("never", "on-failure", "always"), "scope": SCOPES}
+_SHORTEST, _LONGEST = 0.1, 3600
+
+
+class Choice(NamedTuple):
+    """A setting's text, and where it was given: an option, a variable or an ini key."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user chose, or what holds without a choice.
+
+    Attributes:
+        backend: its name; empty leaves it to detection.
+        mutant: the check whose mutant stands in for the backend; empty for none.
+        timeout: seconds for each step of a bottle's way up.
+        offered: the backends of other plugins and of conftest files.
+    """
+
+    backend: str = ""
+    internet: str = "lab"
+    keep: str = "never"
+    mutant: str = ""
+    scope: str = "function"
+    timeout: float = 30.0
+    offered: Mapping[str, BackendFactory] = field(default_factory=dict)
+
+    def open_backend(self) -> Backend:
+        """Open the chosen backend, or the best one of this machine."""
+        if self.mutant:
+            from pytest_bottle.conformance import mutants
+
+            return mutants.open_mutant(self.mutant)
+        name = self.backend or selection.detect()
+        return (self.offered.get(name) or selection.BUILT_IN[name])()
+
+
+def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
+    """Check what was chosen.
+
+    Raises:
+        pytest.UsageError: a value that is not known, or can never work on this machine.
+    """
+    offered = _offered_backends(config)
+    for name, choice in choices.items():
+        if name in _WORDS:
+            _check_word(name, choice, _WORDS[name])
+    if "backend" in choices:
+        _check_backend(choices["backend"], offered)
+    if "mutant" in choices:
+        _check_mutant(choices["mutant"], choices.get("backend"))
+    texts = {name: choice.text for name, choice in choices.items() if name != "timeout"}
+    if "timeout" in choices:
+        return Settings(**texts, timeout=_seconds(choices["timeout"]), offered=offered)
+    return Settings(**texts, offered=offered)
+
+
+def describe(choices: Mapping[str, Choice]) -> str:
+    """Say in one line what was chosen and where; a backend by detection is named too."""
+    found = {"backend": Choice(selection.detect(), "detected")} if "mutant" not in choices else {}
+    return "bottle: " + ", ".join(
+        f"{name} {text} ({source})" for name, (text, source) in {**found, **choices}.items()
+    )
+
+
+def unknown(value: object, known: Iterable[str]) -> str:
+    """Say that a value is not known, which one may be meant, and which ones are known."""
+    known = tuple(known)
+    near = difflib.get_close_matches(str(value), known, 1, 0.4)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{value!r} is not known{guess} (known: {', '.join(known)})"
+
+
+def _usage_error(name: str, choice: Choice, message: str) -> pytest.UsageError:
+    option = f"--bottle-{name}"
+    source = "" if choice.source == option else f" (from {choice.source})"
+    return pytest.UsageError(f"{option}{source}: {message}")
+
+
+def _check_word(name: str, choice: Choice, known: Iterable[str]) -> None:
+    if choice.text not in known:
+        raise _usage_error(name, choice, unknown(choice.text, known))
+
+
+def _seconds(choice: Choice) -> float:
+    try:
+        seconds = float(choice.text)
+    except ValueError:
+        seconds = 0.0
+    if not _SHORTEST <= seconds <= _LONGEST:
+        message = f"expected seconds from {_SHORTEST} to {_LONGEST}, seen {choice.text!r}"
+        raise _usage_error("timeout", choice, message)
+    return seconds
+
+
+def _check_backend(choice: Choice, offered: Mapping[str, BackendFactory]) -> None:
+    _check_word("backend", choice, (*selection.BUILT_IN, *offered))
+    if reason := selection.impossible_here(choice.text):
+        raise _usage_error("backend", choice, reason)
+
+
+def _check_mutant(choice: Choice, backend: Choice | None) -> None:
+    if backend is not None and backend.text != "netns":
+        message = f"mutants live on the netns backend, not on {backend.text!r}"
+        raise _usage_error("mutant", choice, message)
+    # Before the import, for it works on Linux only.
+    if reason := selection.impossible_here("netns"):
+        raise _usage_error("mutant", choice, reason)
+    from pytest_bottle.conformance import mutants
+
+    _check_word("mutant", choice, sorted(mutants.MUTANTS))
+
+
+def _offered_backends(config: pytest.Config) -> dict[str, BackendFactory]:
+    hook = config.hook.pytest_bottle_backends
+    offered: dict[str, BackendFactory] = {}
+    for offer in hook(config=config):
+        if not (isinstance(offer, Mapping) and all(map(callable, offer.values()))):
+            raise _offer_error(hook, f"expected a mapping of names to factories, seen {offer!r}")
+        for name, factory in offer.items():
+            if name in selection.BUILT_IN:
+                raise _offer_error(
+                    hook, f"{name!r} is the name of a backend of pytest-bottle's own"
+                )
+            if name in offered:
+                raise _offer_error(hook, f"a backend named {name!r} is offered twice")
+            offered[name] = factory
+    return offered
+
+
+def _offer_error(hook: pytest.HookRelay, message: str) -> pytest.UsageError:
+    plugins = ", ".join(str(one.plugin_name) for one in hook.get_hookimpls())
+    return pytest.UsageError(f"pytest_bottle_backends: {message} (implemented by: {plugins})")
