@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 _HEAD = struct.Struct("!I")
-_MAX_FDS = 16
+MAX_FDS = 16
 #: A message longer than this is a defect of ours, not data.
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -78,7 +78,7 @@ def _exactly(sock: socket.socket, size: int, end: float | None, fds: list[int]) 
         try:
             part, ancillary, _, _ = sock.recvmsg(
                 min(size - len(data), 1 << 20),
-                socket.CMSG_SPACE(_MAX_FDS * 4),
+                socket.CMSG_SPACE(MAX_FDS * 4),
                 getattr(socket, "MSG_CMSG_CLOEXEC", 0),
             )
         except ConnectionResetError as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from pytest_bottle import marker
 from pytest_bottle.bottle import Bottle
+from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.spec import BottleSpec
 
 if TYPE_CHECKING:
@@ -98,15 +99,17 @@ class MakeBottle:
         Raises:
             BottleError: it did not come up; nothing of it is left.
         """
-        spec = BottleSpec.from_words(
-            egress=egress,
-            publish=publish,
-            machine_port=machine_port,
-            command=command,
-            environment=environment,
-            timeout=self._timeout,
-        )
-        return self.make(spec)
+        words: dict[str, Any] = {
+            "egress": egress,
+            "publish": publish,
+            "machine_port": machine_port,
+            "command": command,
+            "environment": environment,
+        }
+        words = {name: value for name, value in words.items() if value is not None}
+        if reason := marker.misuse(words):
+            raise ConfigurationError("a bottle cannot be made of that", seen=reason)
+        return self.make(BottleSpec.from_words(**words, timeout=self._timeout))
 
     def make(self, spec: BottleSpec) -> Bottle:
         """Bring up what a specification says."""

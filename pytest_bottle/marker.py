@@ -11,7 +11,7 @@ from pytest_bottle.settings import SCOPES, unknown
 from pytest_bottle.spec import BottleSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 _NODES = (pytest.Item, pytest.Class, pytest.Module)
 
@@ -23,11 +23,11 @@ class _Word(NamedTuple):
     fits: Callable[[Any], bool]
 
 
-def _are_texts(value: Any) -> bool:  # noqa: ANN401 - whatever the user wrote
+def _are_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
 
 
-def _is_environment(value: Any) -> bool:  # noqa: ANN401 - whatever the user wrote
+def _is_environment(value: Any) -> bool:
     return isinstance(value, dict) and _are_texts([*value, *value.values()])
 
 
@@ -56,21 +56,9 @@ def problems(items: Iterable[pytest.Item], scope: str) -> list[str]:
     return list(dict.fromkeys(filter(None, found.values())))
 
 
-def _problem(node: pytest.Item | pytest.Collector, mark: pytest.Mark) -> str:
-    reason = _misuse(mark)
-    if not reason:
-        try:
-            BottleSpec.from_words(**mark.kwargs)
-        except ConfigurationError as error:
-            reason = f"{error.where}: {error.what}: expected {error.expected}, seen {error.seen}"
-    return reason and f"{node.nodeid}: @pytest.mark.bottle: {reason}"
-
-
-def _misuse(mark: pytest.Mark) -> str:
-    if mark.args:
-        words = ", ".join(f"{name}={word.example}" for name, word in _WORDS.items())
-        return f"expected keywords only ({words}), seen {', '.join(map(repr, mark.args))}"
-    for name, value in mark.kwargs.items():
+def misuse(words: Mapping[str, object]) -> str:
+    """Say which word is none of ours, or holds something of another kind; empty if none."""
+    for name, value in words.items():
         if name not in _WORDS:
             return unknown(name, _WORDS)
         if not _WORDS[name].fits(value):
@@ -78,7 +66,27 @@ def _misuse(mark: pytest.Mark) -> str:
     return ""
 
 
-def _misplaced(item: pytest.Item, node: pytest.Item | pytest.Collector, scope: str) -> str:
+def _problem(node: Any, mark: pytest.Mark) -> str:
+    reason = _positional(mark) or misuse(mark.kwargs) or _refusal(mark)
+    return reason and f"{node.nodeid}: @pytest.mark.bottle: {reason}"
+
+
+def _positional(mark: pytest.Mark) -> str:
+    if not mark.args:
+        return ""
+    words = ", ".join(f"{name}={word.example}" for name, word in _WORDS.items())
+    return f"expected keywords only ({words}), seen {', '.join(map(repr, mark.args))}"
+
+
+def _refusal(mark: pytest.Mark) -> str:
+    try:
+        BottleSpec.from_words(**mark.kwargs)
+    except ConfigurationError as error:
+        return f"{error.where}: {error.what}: expected {error.expected}, seen {error.seen}"
+    return ""
+
+
+def _misplaced(item: pytest.Item, node: Any, scope: str) -> str:
     if scope == "class" and item.getparent(pytest.Class) is None:
         return ""  # outside of classes pytest takes the function for the class
     rank = next((n for n, kind in enumerate(_NODES) if isinstance(node, kind)), len(_NODES))

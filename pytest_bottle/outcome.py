@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from pytest_bottle.errors import BottleError, Inconclusive, NotSupported, Violation
 
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_bottle.conformance.registry import Check
 
 #: Packages that lead from pytest to the user's code, and ours.
@@ -73,30 +73,34 @@ def _facts(item: pytest.Item, check: Check | None, verdict: str) -> dict[str, st
     }
 
 
-def _shown(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:  # noqa: ANN401 - pytest's own
+def _shown(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Show an error of ours where the user's code met it: its message says what happened inside."""
     assert call.excinfo is not None
     style = item.config.getoption("tbstyle", "auto")
-    if item.config.getoption("fulltrace", False) or style == "native":
+    if item.config.getoption("fulltrace", default=False) or style == "native":
         return item.repr_failure(call.excinfo)
     lines = _users_lines(call.excinfo)
     if not lines or _package(lines[0]) in _OURS:
-        return call.excinfo.getrepr(style="value", chain=False)
-    return call.excinfo.getrepr(
-        showlocals=item.config.getoption("showlocals", False),
-        style="long" if style == "auto" else style,
-        funcargs=True,
-        tbfilter=lambda _: lines.filter(lambda entry: _package(entry) not in _OURS),
-        chain=False,
-    )
+        shown = call.excinfo.getrepr(style="value", chain=False)
+    else:
+        shown = call.excinfo.getrepr(
+            showlocals=item.config.getoption("showlocals", default=False),
+            style="long" if style == "auto" else style,
+            funcargs=True,
+            tbfilter=lambda _: lines.filter(lambda entry: _package(entry) not in _OURS),
+            chain=False,
+        )
+    if shown.reprcrash is not None:
+        shown.reprcrash.message = str(call.excinfo.value)  # without the long name of its class
+    return shown
 
 
-def _users_lines(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # noqa: ANN401 - pytest's own
+def _users_lines(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
     """Cut a traceback where pytest calls the test or the fixture."""
     traceback = excinfo.traceback
     inner = [n for n, entry in enumerate(traceback) if _package(entry) in _PYTEST]
     return traceback[inner[-1] + 1 :] if inner else traceback
 
 
-def _package(entry: Any) -> str:  # noqa: ANN401 - pytest's own
+def _package(entry: Any) -> str:
     return str(entry.frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,25 +26,19 @@ if TYPE_CHECKING:
     Scope = Literal["session", "package", "module", "class", "function"]
 
 
-class _Option(NamedTuple):
-    """A setting with three names: ``--bottle-x``, ``BOTTLE_X`` and the ini key ``bottle_x``."""
-
-    name: str
-    metavar: str
-    help: str
-
-
+#: Settings with three names each (``--bottle-x``, ``BOTTLE_X`` and the ini key ``bottle_x``), what
+#: their value is called, and what they are for.
 _OPTIONS = (
-    _Option("backend", "NAME", "what brings bottles up (default: the best of this machine)"),
-    _Option("internet", "KIND", "what the egress network leads to: lab (the default)"),
-    _Option("keep", "WHEN", "let bottles outlive the run: never (the default), on-failure, always"),
-    _Option("mutant", "ID", "weaken the backend on purpose, to see the check of that ID fail"),
-    _Option("scope", "SCOPE", "a bottle's life: function (the default), class, module, session"),
-    _Option("timeout", "SECONDS", "for each step of a bottle's way up: 0.1 to 3600 (default: 30)"),
+    ("backend", "NAME", "what brings bottles up (default: the best of this machine)"),
+    ("internet", "KIND", "what the egress network leads to: lab (the default)"),
+    ("keep", "WHEN", "let bottles outlive the run: never (the default), on-failure, always"),
+    ("mutant", "ID", "weaken the backend on purpose, to see the check of that ID fail"),
+    ("scope", "SCOPE", "a bottle's life: function (the default), class, module, session"),
+    ("timeout", "SECONDS", "for each step of a bottle's way up: 0.1 to 3600 (default: 30)"),
 )
-_CHOICES = pytest.StashKey["dict[str, Choice]"]()
-_SETTINGS = pytest.StashKey["Settings"]()
-_KEPT = pytest.StashKey[list[str]]()
+_CHOICES: pytest.StashKey[dict[str, Choice]] = pytest.StashKey()
+_SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
+_KEPT: pytest.StashKey[list[str]] = pytest.StashKey()
 
 
 class Specs:
@@ -107,7 +101,7 @@ def _choices(config: pytest.Config) -> dict[str, Choice]:
         given = (
             (config.getoption(f"bottle_{name}"), f"--bottle-{name}"),
             (os.environ.get(f"BOTTLE_{name.upper()}") or None, f"BOTTLE_{name.upper()}"),
-            (_ini(config, f"bottle_{name}"), f"ini key bottle_{name}"),
+            (_ini(config, name), f"ini key bottle_{name}"),
         )
         chosen = [(str(value), source) for value, source in given if value is not None]
         if chosen:
@@ -117,11 +111,12 @@ def _choices(config: pytest.Config) -> dict[str, Choice]:
     return found
 
 
-def _ini(config: pytest.Config, key: str) -> object:
+def _ini(config: pytest.Config, name: str) -> object:
+    key = f"bottle_{name}"
     try:
         value = config.getini(key)
-    except (TypeError, ValueError) as error:  # pytest before 9.2 lets them through
-        raise pytest.UsageError(f"{key}: {error}") from None
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"--bottle-{name} (from ini key {key}): {error}") from None
     return None if value == "" else value
 
 
@@ -166,13 +161,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from pytest_bottle import marker
 
     problems = marker.problems(marked, _settings(config).scope)
+    if not problems:
+        return
     output = getattr(config, "workeroutput", None)
-    if problems and output is None:
+    if output is None:
         raise pytest.UsageError(*problems)
-    if problems:
-        # xdist would make an internal error of it; the controller raises it in our stead.
-        output["bottle_problems"] = problems
-        items.clear()
+    # xdist would make an internal error of it; the controller raises it in our stead.
+    output["bottle_problems"] = problems
+    items.clear()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -227,8 +223,9 @@ def make_bottle(request: pytest.FixtureRequest, bottle_backend: Backend) -> Iter
 def bottle(request: pytest.FixtureRequest, bottle_backend: Backend) -> Iterator[Bottle]:
     """A running bottle: an agent on an internal network, and an egress sidecar as its way out.
 
-    ``@pytest.mark.bottle(egress=["packages.test:443"])`` says what the sidecar lets through; without
-    it that is ``allowed.test``. It lives as long as ``bottle_scope`` says: one test by default.
+    ``@pytest.mark.bottle(egress=["packages.test:443"])`` says what the sidecar lets through;
+    without it that is ``allowed.test``. It lives as long as ``bottle_scope`` says: one test by
+    default.
     """
     from pytest_bottle import fixtures
 
@@ -311,14 +308,13 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print what was inconclusive, the verdict of every check, and how to enter what was kept."""
-    if config.getoption("no_summary", default=False):
-        return
+    kept = config.stash[_KEPT]
     every = [one for group in terminalreporter.stats.values() for one in group]
     reports = [one for one in every if hasattr(one, "bottle")]
-    if reports or config.stash[_KEPT]:
+    if reports or kept:
         from pytest_bottle import terminal
 
-        terminal.summarise(terminalreporter, config, reports, config.stash[_KEPT])
+        terminal.summarise(terminalreporter, config, reports, kept)
 
 
 # -- xdist ---------------------------------------------------------------------------------------
@@ -334,7 +330,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ANN401 - xdist's own type
+def pytest_testnodedown(node: Any, error: object) -> None:
     """Take over from a worker what it keeps, and what it found wrong in the markers.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -75,10 +75,10 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
         _check_backend(choices["backend"], offered)
     if "mutant" in choices:
         _check_mutant(choices["mutant"], choices.get("backend"))
-    texts = {name: choice.text for name, choice in choices.items() if name != "timeout"}
+    values: dict[str, Any] = {name: choice.text for name, choice in choices.items()}
     if "timeout" in choices:
-        return Settings(**texts, timeout=_seconds(choices["timeout"]), offered=offered)
-    return Settings(**texts, offered=offered)
+        values["timeout"] = _seconds(choices["timeout"])
+    return Settings(**values, offered=offered)
 
 
 def describe(choices: Mapping[str, Choice]) -> str:
@@ -138,22 +138,20 @@ def _check_mutant(choice: Choice, backend: Choice | None) -> None:
 
 
 def _offered_backends(config: pytest.Config) -> dict[str, BackendFactory]:
-    hook = config.hook.pytest_bottle_backends
     offered: dict[str, BackendFactory] = {}
-    for offer in hook(config=config):
+    for offer in config.hook.pytest_bottle_backends(config=config):
         if not (isinstance(offer, Mapping) and all(map(callable, offer.values()))):
-            raise _offer_error(hook, f"expected a mapping of names to factories, seen {offer!r}")
+            raise _offer_error(config, f"expected a mapping of names to factories, seen {offer!r}")
         for name, factory in offer.items():
             if name in selection.BUILT_IN:
-                raise _offer_error(
-                    hook, f"{name!r} is the name of a backend of pytest-bottle's own"
-                )
+                raise _offer_error(config, f"{name!r} is a backend of pytest-bottle's own")
             if name in offered:
-                raise _offer_error(hook, f"a backend named {name!r} is offered twice")
+                raise _offer_error(config, f"a backend named {name!r} is offered twice")
             offered[name] = factory
     return offered
 
 
-def _offer_error(hook: pytest.HookRelay, message: str) -> pytest.UsageError:
-    plugins = ", ".join(str(one.plugin_name) for one in hook.get_hookimpls())
+def _offer_error(config: pytest.Config, message: str) -> pytest.UsageError:
+    offers = config.hook.pytest_bottle_backends.get_hookimpls()
+    plugins = ", ".join(str(one.plugin_name) for one in offers)
     return pytest.UsageError(f"pytest_bottle_backends: {message} (implemented by: {plugins})")

@@ -25,17 +25,12 @@ def summarise(
 ) -> None:
     """Print our sections, those that have something to say.
 
-    Args:
-        reports: the reports that carry facts of ours.
-        kept: what outlives the run, in lines.
+    ``reports`` are those that carry facts of ours, ``kept`` is what outlives the run.
     """
-    _print_inconclusive(
-        terminal, config, [one for one in reports if one.bottle["verdict"] == "inconclusive"]
-    )
-    verdicts = _worst(one.bottle for one in reports if "id" in one.bottle)
-    if verdicts:
-        _print_verdicts(terminal, verdicts)
-    if kept:
+    if not config.getoption("no_summary", default=False):
+        _print_inconclusive(terminal, config, reports)
+        _print_verdicts(terminal, _worst(one.bottle for one in reports if "id" in one.bottle))
+    if kept:  # whatever is left on the machine is told in any case
         terminal.section("bottles kept", yellow=True)
         for line in kept:
             terminal.line(line)
@@ -44,11 +39,12 @@ def summarise(
 def _print_inconclusive(
     terminal: pytest.TerminalReporter, config: pytest.Config, reports: Sequence[Any]
 ) -> None:
-    if not reports or config.getoption("tbstyle", "auto") == "no":
+    inconclusive = [one for one in reports if one.bottle["verdict"] == "inconclusive"]
+    if not inconclusive or config.getoption("tbstyle", "auto") == "no":
         return
     terminal.section("INCONCLUSIVE", yellow=True)
     captured = config.getoption("showcapture", "all")
-    for report in reports:
+    for report in inconclusive:
         terminal.section(report.nodeid, sep="_", yellow=True)
         report.toterminal(config.get_terminal_writer())
         for title, content in report.sections:
@@ -67,6 +63,8 @@ def _worst(facts: Iterable[dict[str, str]]) -> dict[str, dict[str, str]]:
 
 
 def _print_verdicts(terminal: pytest.TerminalReporter, verdicts: dict[str, dict[str, str]]) -> None:
+    if not verdicts:
+        return
     terminal.section("bottle verdicts")
     for _, facts in sorted(verdicts.items()):
         verdict = facts["verdict"]

@@ -11,26 +11,48 @@ Output: ``{"id": …, "outcome": cause, "errno": name, "elapsed": seconds, …}`
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import select
 import socket
 import struct
 import sys
 import threading
 import time
 
+TYPE_CHECKING = False  # checkers know the name; the module that has it would cost every start
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from http.client import HTTPResponse
+    from typing import Any
+    from urllib.parse import SplitResult
+
+    Operation = dict[str, Any]
+    Record = dict[str, Any]
+    #: tcp or udp, our port, the visitor's address, and its first words once they are there.
+    Visitor = list[str | int]
+    #: What to answer, if anything, to whom comes by tcp or udp and says something.
+    Reply = Callable[[str, bytes], bytes]
+
 _ECHO = b"BOTTLE-ECHO"
+#: Seconds that a name may take at least: a resolver's first retry, and the answer to it.
+_RESOLVING = 6.0
 _PRINTING = threading.Lock()
+_Timeout = socket.timeout  # TimeoutError itself since Python 3.10
+#: Any other error says something about the probe and nothing about the network: "tool-error".
 _CAUSES = {
     errno.ECONNREFUSED: "refused",
     errno.ENETUNREACH: "unreachable",
     errno.EHOSTUNREACH: "unreachable",
+    errno.EHOSTDOWN: "unreachable",
     errno.ENETDOWN: "unreachable",
+    errno.ENOPROTOOPT: "unreachable",  # ICMP "protocol unreachable"
     errno.EADDRNOTAVAIL: "unreachable",
     errno.ETIMEDOUT: "timeout",
-    errno.EAGAIN: "timeout",
     errno.ECONNRESET: "reset",
+    errno.ECONNABORTED: "reset",
     errno.EPIPE: "reset",
     errno.EACCES: "not-sendable",
     errno.EPERM: "not-sendable",
@@ -39,244 +61,301 @@ _CAUSES = {
 }
 
 
-def main():
+def main() -> None:
+    """Run every operation that standard input names, all at once, and say how many there were."""
     request = json.load(sys.stdin)
-    operations = request["operations"]
-    threads = [
-        threading.Thread(target=_run, args=(operation, request["deadline"]), daemon=True)
-        for operation in operations
-    ]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
+    for operation in request["operations"]:
+        _start(threads, operation, request["deadline"])
     for thread in threads:
         thread.join()
-    _say({"done": len(operations)})
+    _say({"done": len(request["operations"])})
 
 
-def _run(operation, deadline):
+def _start(threads: list[threading.Thread], operation: Operation, deadline: float) -> None:
+    thread = threading.Thread(target=_run, args=(operation, deadline), daemon=True)
+    try:
+        thread.start()
+        threads.append(thread)
+    except RuntimeError:  # a limit of processes: those before have to end first
+        for other in threads:
+            other.join()
+        _run(operation, deadline)
+
+
+def _run(operation: Operation, deadline: float) -> None:
     time.sleep(operation.get("delay", 0))
     started = time.monotonic()
-    try:
-        record = _OPERATIONS[operation["kind"]](operation, operation.get("deadline", deadline))
-    except socket.timeout:
-        record = {"outcome": "timeout"}
-    except socket.gaierror as error:
-        record = {"outcome": "dns-failure", "detail": str(error)}
-    except OSError as error:
-        record = _failure(error)
-    except Exception as error:  # noqa: BLE001 - a defect of the probe must be seen as one
-        record = {"outcome": "tool-error", "detail": "%s: %s" % (type(error).__name__, error)}
+    record = _attempt(operation.get("kind"), operation, operation.get("deadline", deadline))
     elapsed = round(time.monotonic() - started, 4)
     _say(dict(record, id=operation["id"], elapsed=elapsed))
 
 
-def _failure(error):
-    cause = _CAUSES.get(error.errno, "tool-error")
-    return {
-        "outcome": cause,
-        "errno": errno.errorcode.get(error.errno, str(error.errno)),
-        "detail": str(error),
-    }
+def _attempt(kind: str | None, operation: Operation, deadline: float) -> Record:
+    try:
+        return _OPERATIONS[kind or ""](operation, deadline)
+    except _Timeout:
+        return {"outcome": "timeout"}
+    except socket.gaierror as error:
+        return {"outcome": "dns-failure", "detail": str(error)}
+    except OSError as error:
+        number = error.errno or 0
+        cause, name = _CAUSES.get(number, "tool-error"), errno.errorcode.get(number, str(number))
+        return {"outcome": cause, "errno": name, "detail": str(error)}
+    except Exception as error:  # noqa: BLE001 - a defect of the probe must be seen as one
+        return {"outcome": "tool-error", "detail": f"{type(error).__name__}: {error}"}
 
 
-def _say(record):
+def _say(record: Record) -> None:
     with _PRINTING:
         sys.stdout.write(json.dumps(record) + "\n")
         sys.stdout.flush()
 
 
-def _family(host):
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+# -- direct stimuli -----------------------------------------------------------------------------
 
 
-# -- direct stimuli ------------------------------------------------------------------------------
+def _socket(operation: Operation, kind: int, protocol: int = 0) -> socket.socket:
+    if operation.get("via"):
+        _add_route(operation)
+    family = socket.AF_INET6 if ":" in operation["host"] else socket.AF_INET
+    return socket.socket(family, kind, protocol)
 
 
-def _tcp(operation, deadline):
+def _limit(sock: socket.socket, end: float) -> None:
+    left = end - time.monotonic()
+    if left <= 0:
+        raise _Timeout("the deadline is over")
+    sock.settimeout(left)
+
+
+def _tcp(operation: Operation, deadline: float) -> Record:
     """Connect, send the nonce, wait for its echo."""
-    host, nonce = operation["host"], operation["nonce"].encode()
-    _prepare_route(operation)
-    end = time.monotonic() + deadline
-    with socket.socket(_family(host), socket.SOCK_STREAM) as sock:
+    with _socket(operation, socket.SOCK_STREAM) as sock:
+        end = time.monotonic() + deadline
         sock.settimeout(deadline)
-        sock.connect((host, operation["port"]))
-        return dict(_echo(sock, nonce, end), outcome="connected")
+        sock.connect((operation["host"], operation["port"]))
+        return dict(_echo(sock, operation["nonce"].encode(), end), outcome="connected")
 
 
-def _echo(sock, nonce, end):
+def _echo(sock: socket.socket, nonce: bytes, end: float) -> Record:
     said = b""
-    try:
+    # A handshake alone is what the outcome says; after an error the echo is missing.
+    with contextlib.suppress(OSError):
         sock.sendall(b"BOTTLE " + nonce + b"\n")
         while b"\n" not in said and len(said) < 4096:
-            sock.settimeout(max(0.001, end - time.monotonic()))
+            _limit(sock, end)
             part = sock.recv(4096)
             if not part:
                 break
             said += part
-    except OSError:
-        pass  # a handshake alone is what the outcome says; the echo is missing
-    return {"echo": said.startswith(_ECHO + b" " + nonce), "answer": said[:200].decode("latin-1")}
+    return {"echo": said.split()[:2] == [_ECHO, nonce], "answer": said[:200].decode("latin-1")}
 
 
-def _udp(operation, deadline):
+def _udp(operation: Operation, deadline: float) -> Record:
     """Send the nonce; report an error that comes back, wait for an answer only if one is due."""
-    host, port = operation["host"], operation["port"]
-    _prepare_route(operation)
-    payload = bytes.fromhex(operation.get("prefix", "")) + operation["nonce"].encode()
-    with socket.socket(_family(host), socket.SOCK_DGRAM) as sock:
-        sock.settimeout(deadline if operation.get("answers") else 0.05)
-        sock.connect((host, port))
-        sock.send(payload)
+    nonce, due = operation["nonce"].encode(), operation.get("answers")
+    with _socket(operation, socket.SOCK_DGRAM) as sock:
+        sock.connect((operation["host"], operation["port"]))
+        # Before any deadline is set: a datagram that waits for its turn has not timed out.
+        sock.send(bytes.fromhex(operation.get("prefix", "")) + nonce)
+        sock.settimeout(deadline if due else 0.05)
         try:
             answer = sock.recv(2048)
-        except socket.timeout:
-            return {"outcome": "timeout" if operation.get("answers") else "sent"}
-        return {"outcome": "answered", "echo": operation["nonce"].encode() in answer}
+        except _Timeout:
+            return {"outcome": "timeout" if due else "sent"}
+        return {"outcome": "answered", "echo": nonce in answer}
 
 
-def _icmp(operation, deadline):
-    """Send an echo request with the nonce, by a ping socket or a raw one, and wait for the reply."""
+def _icmp(operation: Operation, deadline: float) -> Record:
+    """Send an echo request with the nonce, by a ping socket or a raw one, and await the reply."""
     host, nonce = operation["host"], operation["nonce"].encode()
-    _prepare_route(operation)
     version6 = ":" in host
     kind = socket.SOCK_RAW if operation.get("raw") else socket.SOCK_DGRAM
     protocol = socket.IPPROTO_ICMPV6 if version6 else socket.IPPROTO_ICMP
     message = struct.pack("!BBHHH", 128 if version6 else 8, 0, 0, os.getpid() & 0xFFFF, 1) + nonce
-    if not version6:
+    if not version6:  # of ICMPv6 the kernel makes the checksum, which has the source address in it
         message = message[:2] + struct.pack("!H", _checksum(message)) + message[4:]
-    end = time.monotonic() + deadline
-    with socket.socket(_family(host), kind, protocol) as sock:
+    with _socket(operation, kind, protocol) as sock:
         sock.connect((host, 0))
         sock.send(message)
+        end = time.monotonic() + deadline
         while True:
-            sock.settimeout(max(0.001, end - time.monotonic()))
+            _limit(sock, end)
             reply = sock.recv(2048)
-            offset = 20 if operation.get("raw") and not version6 else 0
-            if nonce in reply and reply[offset] in (0, 129):
+            if not version6 and reply[0] >> 4 == 4:  # the IP header stands before it
+                reply = reply[(reply[0] & 15) * 4 :]
+            if reply[:1] == (b"\x81" if version6 else b"\0") and nonce in reply:
                 return {"outcome": "answered", "echo": True}
 
 
-def _checksum(data):
+def _checksum(data: bytes) -> int:
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total >> 16) + (total & 0xFFFF)
     return ~total & 0xFFFF
 
 
-def _syn_sweep(operation, _deadline):
+def _syn_sweep(operation: Operation, _deadline: float) -> Record:
     """Send one bare SYN to each port of a range; only the far end can tell what became of them."""
-    host = operation["host"]
-    _prepare_route(operation)
-    source = _source_of(host)
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
-        sock.connect((host, 0))
-        # Source port, destination port, sequence number 1, header of 5 words, SYN, window.
-        head = struct.pack("!HHIIBBHHH", 40000, 0, 1, 0, 5 << 4, 2, 1024, 0, 0)
-        pseudo = socket.inet_aton(source) + socket.inet_aton(host) + struct.pack("!BBH", 0, 6, 20)
-        base = ~_checksum(pseudo + head) & 0xFFFF
-        sent = 0
-        for port in operation["ports"] or range(1, 65536):
-            total = base + port
-            total = (total >> 16) + (total & 0xFFFF)
-            packet = head[:2] + struct.pack("!H", port) + head[4:16]
-            sock.send(packet + struct.pack("!HH", ~total & 0xFFFF, 0))
-            sent += 1
-    return {"outcome": "sent", "count": sent}
+    host, ports = operation["host"], operation["ports"] or range(1, 65536)
+    with _socket(operation, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
+        # Not connected: a firewall's rejection of one would be an error of the next.
+        for packet in _syns(_source_of(host), host, ports):
+            sock.sendto(packet, (host, 0))
+    return {"outcome": "sent", "count": len(ports)}
 
 
-def _source_of(host):
+def _syns(source: str, host: str, ports: Iterable[int]) -> Iterator[bytes]:
+    # Source port, destination port, sequence number 1, header of 5 words, SYN, window.
+    head = struct.pack("!HHIIBBHHH", 40000, 0, 1, 0, 5 << 4, 2, 1024, 0, 0)
+    pseudo = _packed(source) + _packed(host) + struct.pack("!BBH", 0, 6, len(head))
+    base = ~_checksum(pseudo + head) & 0xFFFF
+    for port in ports:
+        total = base + port
+        checksum = ~((total >> 16) + total) & 0xFFFF
+        yield head[:2] + struct.pack("!H", port) + head[4:16] + struct.pack("!HH", checksum, 0)
+
+
+def _source_of(host: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect((host, 9))
-        return sock.getsockname()[0]
+        return str(sock.getsockname()[0])
 
 
-# -- through the proxy, or not ---------------------------------------------------------------------
+# -- through the proxy, or not ------------------------------------------------------------------
 
 
-def _http(operation, deadline):
+def _http(operation: Operation, deadline: float) -> Record:
     """Make one HTTP request, through a proxy if one is given, and return the whole answer."""
-    import http.client
     from urllib.parse import urlsplit
 
     target = urlsplit(operation["url"])
-    secure = target.scheme == "https"
-    port = target.port or (443 if secure else 80)
-    proxy = operation.get("proxy")
+    port = target.port or {"http": 80, "https": 443}[target.scheme]
+    proxy, hop, hop_port = operation.get("proxy"), target, port
     if proxy == "environment":
-        proxy = _advertised(target.scheme, target.hostname)
-    hop = urlsplit(proxy) if proxy else target
-    name = (hop.hostname, (hop.port or 80) if proxy else port)
-    path = (target.path or "/") + ("?" + target.query if target.query else "")
-    with socket.create_connection(name, deadline) as sock:
-        if secure:
-            if proxy:
-                refusal = _tunnel(http.client, sock, target.hostname, port)
-                if refusal is not None:
-                    return refusal
-            sock = _tls(sock, operation, target.hostname)
-            if isinstance(sock, dict):
-                return sock
-        elif proxy:
-            path = "http://%s%s" % (target.netloc, path)
-        return _exchange(http.client, sock, operation, target.netloc, path)
+        proxy = _advertised(target)
+    if proxy:
+        hop = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        hop_port = hop.port or {"http": 80}[hop.scheme]
+    with _dial(hop.hostname, hop_port, deadline) as sock:
+        if target.scheme == "https":
+            refusal = _tunnel(sock, target.hostname, port) if proxy else None
+            return refusal or _secured(sock, operation, target)
+        return _exchange(sock, operation, target, f"http://{target.netloc}" if proxy else "")
 
 
-def _advertised(scheme, host):
+def _advertised(target: SplitResult) -> str | None:
     """The proxy that the guest's own variables name for a request."""
-    if host in os.environ.get("NO_PROXY", "").split(","):
+    if target.hostname in os.environ.get("NO_PROXY", "").split(","):
         return None
-    return os.environ.get(scheme + "_proxy")
+    return os.environ.get(f"{target.scheme}_proxy")
 
 
-def _tunnel(client, sock, host, port):
-    where = "%s:%d" % ("[%s]" % host if ":" in host else host, port)
-    sock.sendall(("CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (where, where)).encode())
-    answer = client.HTTPResponse(sock, method="CONNECT")
+def _dial(host: str | None, port: int, deadline: float) -> socket.socket:
+    if not host:  # an empty one would mean ourselves
+        raise ValueError("the URL names no host")
+    problem = OSError("the name has no address")
+    for address in _addresses(host, port, deadline):
+        try:
+            return socket.create_connection(address, deadline)
+        except OSError as error:
+            problem = error
+    raise problem
+
+
+def _addresses(host: str, port: int, deadline: float) -> list[tuple[str, int]]:
+    """Resolve a name; who waits for a resolver that never answers, waits long (resolv.conf(5))."""
+    found: list[tuple[str, int]] = []
+    problems: list[Exception] = []
+
+    def resolve() -> None:
+        try:
+            answer = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+            found.extend((str(entry[4][0]), port) for entry in answer)
+        except Exception as error:  # noqa: BLE001 - it is raised again where it is waited for
+            problems.append(error)
+
+    thread = threading.Thread(target=resolve, daemon=True)
+    try:
+        thread.start()
+        thread.join(max(deadline, _RESOLVING))
+    except RuntimeError:  # a limit of processes: then without a limit of time
+        resolve()
+    if thread.is_alive():
+        raise socket.gaierror(socket.EAI_AGAIN, "the resolver does not answer")
+    if problems:
+        raise problems[0]
+    return found
+
+
+def _tunnel(sock: socket.socket, host: str | None, port: int) -> Record | None:
+    from http.client import HTTPException, HTTPResponse
+
+    where = f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    sock.sendall(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode())
+    answer, body = HTTPResponse(sock, method="CONNECT"), b""
     try:
         answer.begin()
-    except client.HTTPException as error:
+    except HTTPException as error:
         return {"outcome": "reset", "detail": repr(error)}
     if answer.status == 200:
         return None
-    return _answer(answer, "proxy-denied", tunnel=True)
+    with contextlib.suppress(HTTPException, OSError):  # the denial is in status and headers
+        body = answer.read()
+    return _answer(answer, "proxy-denied", body)
 
 
-def _tls(sock, operation, name):
+def _secured(sock: socket.socket, operation: Operation, target: SplitResult) -> Record:
     import ssl
 
-    context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))
+    try:
+        context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))
+    except ssl.SSLError as error:  # its number is OpenSSL's and no errno
+        raise ValueError(f"the certificates of this guest cannot be read: {error}") from error
     if operation.get("insecure"):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    name = operation.get("sni") or target.hostname
     try:
-        return context.wrap_socket(sock, server_hostname=operation.get("sni") or name)
+        with context.wrap_socket(sock, server_hostname=name) as secure:
+            return _exchange(secure, operation, target)
     except ssl.SSLCertVerificationError as error:
         return {"outcome": "tls-untrusted", "detail": str(error)}
     except ssl.SSLError as error:
         return {"outcome": "reset", "detail": str(error)}
 
 
-def _exchange(client, sock, operation, authority, path):
-    connection = client.HTTPConnection(authority)
+def _exchange(
+    sock: socket.socket, operation: Operation, target: SplitResult, prefix: str = ""
+) -> Record:
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection(target.netloc)
     connection.sock = sock
-    body = operation.get("body")
+    path = f"{prefix}{target.path or '/'}{'?' if target.query else ''}{target.query}"
     headers = dict(operation.get("headers") or {}, Connection="close")
-    if "size" in operation:
-        body = "x" * operation["size"]
+    body = "x" * operation["size"] if "size" in operation else operation.get("body")
+    data = None if body is None else body.encode("latin-1")
+    if data is not None:
+        headers.setdefault("Content-Length", str(len(data)))
+    connection.putrequest(
+        operation.get("method", "GET"),
+        path,
+        skip_host=any(name.lower() == "host" for name in headers),
+        skip_accept_encoding=True,
+    )
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders(data)
     try:
-        connection.putrequest(operation.get("method", "GET"), path, skip_accept_encoding=True)
-        if body is not None:
-            headers.setdefault("Content-Length", str(len(body.encode("latin-1"))))
-        for name, value in headers.items():
-            connection.putheader(name, value)
-        connection.endheaders(body.encode("latin-1") if body is not None else None)
-        return _answer(connection.getresponse(), "answered")
-    except client.HTTPException as error:
+        answer = connection.getresponse()
+        return _answer(answer, "answered", answer.read())
+    except HTTPException as error:
         return {"outcome": "reset", "detail": repr(error)}
 
 
-def _answer(answer, outcome, tunnel=False):
-    body = b"" if tunnel and answer.status == 200 else answer.read()
+def _answer(answer: HTTPResponse, outcome: str, body: bytes) -> Record:
     return {
         "outcome": outcome,
         "status": answer.status,
@@ -285,30 +364,28 @@ def _answer(answer, outcome, tunnel=False):
     }
 
 
-# -- what the agent can see of itself ----------------------------------------------------------------
+# -- what the agent can see of itself, and of its link ------------------------------------------
 
 
-def _status(operation, _deadline):
+def _status(operation: Operation, _deadline: float) -> Record:
     """Read the identity and the capability sets of processes (proc(5))."""
     found = {}
     for pid in operation["pids"]:
-        with open("/proc/%s/status" % pid) as file:
+        with open(f"/proc/{pid}/status") as file:
             lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
         names = ("Name", "Uid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
         found[str(pid)] = {name: lines.get(name) for name in (*names, "Seccomp")}
     return {"outcome": "answered", "processes": found}
 
 
-def _netlink(operation, _deadline):
+def _netlink(operation: Operation, _deadline: float) -> Record:
     """Ask the kernel, without any tool, for changes of the network; report each answer."""
     requests = _changes(operation["gateway"], operation["device"])
-    return {
-        "outcome": "answered",
-        "answers": {name: _ask(*request) for name, request in requests.items()},
-    }
+    answers = {name: _ask(*request) for name, request in requests.items()}
+    return {"outcome": "answered", "answers": answers}
 
 
-def _changes(gateway, device):
+def _changes(gateway: str, device: str) -> dict[str, tuple[int, int, bytes]]:
     index = socket.if_nametoindex(device)
     nobody = _packed(gateway)[:3] + b"\xfb"  # an address of the link that no guest has
     create, replace = 0x400, 0x100
@@ -316,6 +393,7 @@ def _changes(gateway, device):
     address = _attribute(1, _packed(far)) + _attribute(2, _packed(far))
     rule = struct.pack("BBBBBBBBI", 2, 0, 0, 0, 254, 0, 0, 1, 0)
     neighbour = struct.pack("BxxxiHBB", 2, index, 0x80, 0, 0)
+    neighbour += _attribute(1, nobody) + _attribute(2, b"\x02\0\0\0\0\x01")
     link = struct.pack("BxHiII", 0, 0, index, 1, 1)
     return {
         "replace the default route": (24, create | replace, _route(gateway, "0.0.0.0", 0, index)),
@@ -323,49 +401,42 @@ def _changes(gateway, device):
         "add a rule": (32, create, rule + _attribute(6, struct.pack("I", 4242))),
         "set a link": (16, 0, link + _attribute(4, struct.pack("I", 1400))),
         "add an address": (20, create, struct.pack("BBBBI", 2, 32, 0, 0, index) + address),
-        "set a neighbour": (
-            28,
-            create | replace,
-            neighbour + _attribute(1, nobody) + _attribute(2, b"\x02\0\0\0\0\x01"),
-        ),
+        "set a neighbour": (28, create | replace, neighbour),
     }
 
 
-def _route(gateway, destination, length, index):
+def _route(gateway: str, destination: str, length: int, index: int) -> bytes:
     body = struct.pack("BBBBBBBBI", 2, length, 0, 0, 254, 4, 0, 1, 0)
     body += _attribute(1, _packed(destination)) if length else b""
     return body + _attribute(5, _packed(gateway)) + _attribute(4, struct.pack("i", index))
 
 
-def _attribute(kind, data):
+def _attribute(kind: int, data: bytes) -> bytes:
     return struct.pack("HH", 4 + len(data), kind) + data + b"\0" * (-len(data) % 4)
 
 
-def _packed(address):
+def _packed(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET, address)
 
 
-def _ask(kind, flags, body):
+def _ask(kind: int, flags: int, body: bytes) -> str:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
         sock.settimeout(2)
         sock.bind((0, 0))
         sock.send(struct.pack("IHHII", 16 + len(body), kind, 1 | 4 | flags, 1, 0) + body)
-        answer = sock.recv(4096)
-        code = -struct.unpack_from("i", answer, 16)[0]
+        code = -int(struct.unpack_from("i", sock.recv(4096), 16)[0])
         return errno.errorcode.get(code, str(code)) if code else "done"
 
 
-def _prepare_route(operation):
+def _add_route(operation: Operation) -> None:
     """Send a privileged probe's packets to one destination by a next hop of our choice."""
-    if not operation.get("via"):
-        return
     index = socket.if_nametoindex(operation.get("device", "eth0"))
     answer = _ask(24, 0x500, _route(operation["via"], operation["host"], 32, index))
     if answer not in ("done", "EEXIST"):
-        raise OSError(getattr(errno, answer, 0), "route via %s: %s" % (operation["via"], answer))
+        raise OSError(getattr(errno, answer, 0), f"route via {operation['via']}: {answer}")
 
 
-def _arp(operation, deadline):
+def _arp(operation: Operation, deadline: float) -> Record:
     """Ask for every address of a /24 on the link; report who answers (RFC 826)."""
     device = operation.get("device", "eth0")
     base = _packed(operation["subnet"].partition("/")[0])[:3]
@@ -381,127 +452,125 @@ def _arp(operation, deadline):
         return {"outcome": "answered", "neighbours": _arp_answers(sock, deadline)}
 
 
-def _arp_answers(sock, deadline):
+def _arp_answers(sock: socket.socket, deadline: float) -> dict[str, str]:
     found, end = {}, time.monotonic() + deadline
-    while True:
-        left = end - time.monotonic()
-        if left <= 0:
-            return found
-        sock.settimeout(left)
-        try:
+    try:
+        while True:
+            _limit(sock, end)
             frame = sock.recv(256)
-        except socket.timeout:
-            return found
-        if frame[20:22] == b"\0\2":
-            found[socket.inet_ntoa(frame[28:32])] = frame[22:28].hex(":")
+            if frame[20:22] == b"\0\2":
+                found[socket.inet_ntoa(frame[28:32])] = frame[22:28].hex(":")
+    except _Timeout:
+        return found
 
 
-def _listen(operation, deadline):
+# -- waiting for others -------------------------------------------------------------------------
+
+
+def _listen(operation: Operation, deadline: float) -> Record:
     """Listen for visitors until the deadline; report each, with the first bytes it sent."""
-    visitors = []
     end = time.monotonic() + deadline
-    workers = []
-    for kind, ports in (("tcp", operation.get("tcp", [])), ("udp", operation.get("udp", []))):
-        for port in ports:
-            args = (kind, port, end, visitors)
-            workers.append(threading.Thread(target=_await_visitors, args=args, daemon=True))
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return {"outcome": "listened", "visitors": visitors}
+    with contextlib.ExitStack() as stack:
+        doors = [
+            _door(stack, kind, "0.0.0.0", port)
+            for kind, name in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp"))
+            for port in operation.get(name, ())
+        ]
+        return {"outcome": "listened", "visitors": _attend(doors, end, _greeting)}
 
 
-def _await_visitors(kind, port, end, visitors):
-    with socket.socket(
-        socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
-    ) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("0.0.0.0", port))
-        if kind == "tcp":
-            sock.listen(16)
-        while time.monotonic() < end:
-            sock.settimeout(max(0.001, end - time.monotonic()))
-            try:
-                visitor, said = _visit(kind, sock)
-            except socket.timeout:
-                return
-            visitors.append([kind, port, visitor, said.decode("latin-1")])
+def _door(stack: contextlib.ExitStack, kind: int, address: str, port: int = 0) -> socket.socket:
+    sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((address, port))
+    if kind == socket.SOCK_STREAM:
+        sock.listen(16)
+    sock.settimeout(0)
+    return sock
 
 
-def _visit(kind, sock):
-    if kind == "udp":
-        said, peer = sock.recvfrom(512)
-        return peer[0], said
-    connection, peer = sock.accept()
-    with connection:
-        connection.settimeout(0.5)
-        try:
-            said = connection.recv(512)
-            words = said.split()
-            if len(words) == 2 and words[0] == b"BOTTLE":
-                connection.sendall(_ECHO + b" " + words[1] + b"\n")
-        except OSError:
-            said = b""
-        return peer[0], said
+def _greeting(kind: str, said: bytes) -> bytes:
+    words = said.split()
+    known = kind == "tcp" and len(words) == 2 and words[0] == b"BOTTLE"
+    return b"%s %s\n" % (_ECHO, words[1]) if known else b""
 
 
-# -- the probe's own control ---------------------------------------------------------------------------
+def _attend(doors: list[socket.socket], end: float, reply: Reply) -> list[Visitor]:
+    """Receive visitors until the end; those that connect and say nothing come last."""
+    visitors: list[Visitor] = []
+    silent: dict[socket.socket, Visitor] = {}
+    while time.monotonic() < end:
+        left = max(0.0, end - time.monotonic())
+        for sock in select.select([*doors, *silent], [], [], left)[0]:
+            with contextlib.suppress(BlockingIOError):  # it has gone again
+                if sock in silent:
+                    visitors.append([*silent.pop(sock), _converse(sock, reply)])
+                elif sock.type == socket.SOCK_DGRAM:
+                    visitors.append(_take(sock, reply))
+                else:
+                    connection, peer = sock.accept()
+                    silent[connection] = ["tcp", sock.getsockname()[1], peer[0]]
+    for sock, visitor in silent.items():
+        sock.close()
+        visitors.append([*visitor, ""])
+    return visitors
 
 
-def _selftest(operation, deadline):
+def _converse(sock: socket.socket, reply: Reply) -> str:
+    said = b""
+    with sock, contextlib.suppress(OSError):  # it has come, and that counts
+        said = sock.recv(512)
+        sock.sendall(reply("tcp", said))
+    return said.decode("latin-1")
+
+
+def _take(sock: socket.socket, reply: Reply) -> Visitor:
+    said, peer = sock.recvfrom(512)
+    answer = reply("udp", said)
+    if answer:
+        sock.sendto(answer, peer)
+    return ["udp", sock.getsockname()[1], peer[0], said.decode("latin-1")]
+
+
+# -- the probe's own control --------------------------------------------------------------------
+
+
+def _selftest(operation: Operation, deadline: float) -> Record:
     """Run every kind of stimulus against sinks on our own loopback (CTL-02)."""
-    nonce = operation["nonce"]
-    records = {}
-    with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        tcp.bind(("127.0.0.1", 0))
-        tcp.listen(8)
-        udp.bind(("127.0.0.1", 0))
-        tcp_port, udp_port = tcp.getsockname()[1], udp.getsockname()[1]
-        for serve, sock in ((_serve_tcp, tcp), (_serve_udp, udp)):
-            threading.Thread(target=serve, args=(sock, deadline), daemon=True).start()
-        here = {"host": "127.0.0.1", "nonce": nonce}
-        url = "http://127.0.0.1:%d/%s" % (tcp_port, nonce)
-        trials = {
-            "tcp": (_tcp, dict(here, port=tcp_port)),
-            "udp": (_udp, dict(here, port=udp_port, answers=True)),
-            "icmp": (_icmp, here),
-            "http": (_http, {"url": url}),
-            "closed": (_tcp, dict(here, port=1)),
+    with contextlib.ExitStack() as stack:
+        tcp = _door(stack, socket.SOCK_STREAM, "127.0.0.1")
+        udp = _door(stack, socket.SOCK_DGRAM, "127.0.0.1")
+        closed = stack.enter_context(socket.socket())
+        closed.bind(("127.0.0.1", 0))  # nobody listens there, and nobody else can
+        sinks = threading.Thread(target=_serve, args=([tcp, udp], deadline * 5), daemon=True)
+        sinks.start()
+        stack.callback(sinks.join)
+        stack.callback(tcp.shutdown, socket.SHUT_RDWR)
+        ports = [sock.getsockname()[1] for sock in (tcp, udp, closed)]
+        here = {"host": "127.0.0.1", "nonce": operation["nonce"]}
+        trials: dict[str, tuple[str, Operation]] = {
+            "tcp": ("tcp", dict(here, port=ports[0])),
+            "udp": ("udp", dict(here, port=ports[1], answers=True)),
+            "icmp": ("icmp", here),
+            "http": ("http", {"url": f"http://127.0.0.1:{ports[0]}/{operation['nonce']}"}),
+            "closed": ("tcp", dict(here, port=ports[2])),
         }
-        for name, (run, arguments) in trials.items():
-            try:
-                records[name] = run(arguments, deadline)
-            except OSError as error:
-                records[name] = _failure(error)
+        records = {name: _attempt(*trial, deadline) for name, trial in trials.items()}
     return {"outcome": "answered", "records": records}
 
 
-def _serve_tcp(sock, deadline):
-    sock.settimeout(deadline)
-    try:
-        while True:
-            connection, _ = sock.accept()
-            with connection:
-                said = connection.recv(4096)
-                if said.startswith(b"BOTTLE "):
-                    connection.sendall(_ECHO + b" " + said[7:])
-                else:
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    except OSError:
-        pass  # the self-test is over
+def _serve(doors: list[socket.socket], seconds: float) -> None:
+    with contextlib.suppress(OSError):  # shut down: the self-test is over
+        _attend(doors, time.monotonic() + seconds, _play)
 
 
-def _serve_udp(sock, deadline):
-    sock.settimeout(deadline)
-    try:
-        said, peer = sock.recvfrom(2048)
-        sock.sendto(_ECHO + b" " + said, peer)
-    except OSError:
-        pass  # the self-test is over
+def _play(kind: str, said: bytes) -> bytes:
+    if kind == "udp":
+        return b"%s %s" % (_ECHO, said)
+    return _greeting(kind, said) or b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
-_OPERATIONS = {
+_OPERATIONS: dict[str, Callable[[Operation, float], Record]] = {
     "tcp": _tcp,
     "udp": _udp,
     "icmp": _icmp,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import select
 import socket
 import sys
 import threading
@@ -21,6 +20,15 @@ from typing import TYPE_CHECKING
 import h11
 
 from pytest_bottle.guest.policy import Config, Policy, Stop, Timeouts, Verdict
+from pytest_bottle.guest.relay import (
+    CHUNK,
+    Flow,
+    RequestFlow,
+    ResponseFlow,
+    failed,
+    relay,
+    rewritten,
+)
 from pytest_bottle.guest.resolver import TIMEOUTS, Dialer, Resolver, endpoint, family
 
 if TYPE_CHECKING:
@@ -30,15 +38,11 @@ if TYPE_CHECKING:
     Audit = Callable[[Event], None]
     #: Serves one accepted connection; the text is the peer's address.
     Handler = Callable[[socket.socket, str], None]
-    Head = h11.Request | h11.Response | h11.InformationalResponse
 
 __all__ = ["Config", "Timeouts", "main", "serve"]
 
-_CHUNK = 65536
 _MAX_HEAD = 65536
 _MAX_TARGET = 2048
-_BROKEN = select.POLLERR | select.POLLHUP | select.POLLNVAL
-_VIA = (b"Via", b"1.1 bottle")
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _PHRASES = {
     200: "OK",
@@ -49,10 +53,6 @@ _PHRASES = {
     502: "Bad Gateway",
     504: "Gateway Timeout",
 }
-#: Meant for the next hop only (RFC 9110 section 7.6.1); ``Proxy-*`` goes as well.
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"te", b"trailer", b"upgrade"))
-#: What ``Connection`` may not name away: without these a message would end somewhere else.
-_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 _HEALTH = ((b"GET", b"/"), (b"GET", b"/healthz"))
 
 
@@ -140,10 +140,6 @@ def _guarded(
         slots.release()
 
 
-def _failed(reason: str, status: int = 502) -> Stop:
-    return Stop("error", status, reason)
-
-
 class _Sidecar:
     """What all connections share; nothing of it changes."""
 
@@ -186,7 +182,7 @@ class _Client:
         self.peer = peer
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
         self.event: Event = {}
-        self.flows: tuple[_Flow, _Flow] | None = None
+        self.flows: tuple[Flow, Flow] | None = None
         self.recorded = False
 
     def run(self) -> None:
@@ -231,26 +227,26 @@ class _Client:
 
     def _forward(self, request: h11.Request, target: Verdict, upstream: socket.socket) -> bool:
         origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
-        asking = _RequestFlow(self.sock, upstream, self.http, origin)
-        answering = _ResponseFlow(upstream, self.sock, origin, self.http)
+        asking = RequestFlow(self.sock, upstream, self.http, origin)
+        answering = ResponseFlow(upstream, self.sock, origin, self.http)
         answering.on_head = self._allow
         self.flows = (asking, answering)
         try:
-            asking.begin(origin.send(_rewritten(request, target)) or b"")
-            _relay(self.flows, self.sidecar.timeouts.idle, lambda: answering.done)
+            asking.begin(origin.send(rewritten(request, target)) or b"")
+            relay(self.flows, self.sidecar.timeouts.idle, lambda: answering.done)
         except TIMEOUTS:
             ours = asking.ended or asking.pending  # all that the client owes has come
-            raise (_failed("timeout", 504) if ours else _failed("client-timeout", 408)) from None
+            raise (failed("timeout", 504) if ours else failed("client-timeout", 408)) from None
         return self.http.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
     def _tunnel(self, upstream: socket.socket) -> bool:
         early, _ = self.http.trailing_data
         self._allow(200)
-        up, down = _Flow(self.sock, upstream, early), _Flow(upstream, self.sock, _ESTABLISHED)
+        up, down = Flow(self.sock, upstream, early), Flow(upstream, self.sock, _ESTABLISHED)
         self.flows = (up, down)
         reason = "eof"
         try:
-            _relay(self.flows, self.sidecar.timeouts.idle, lambda: up.done and down.done)
+            relay(self.flows, self.sidecar.timeouts.idle, lambda: up.done and down.done)
         except TIMEOUTS:
             reason = "idle"
         except OSError:
@@ -280,203 +276,15 @@ class _Client:
         self.sock.sendall(_reply(stop.status, f"{field}: {stop.reason}", body))
 
 
-class _Flow:
-    """One direction: what came from ``source`` and waits to go into ``sink``.
-
-    As it is, it copies a tunnel's bytes and passes the end of one side on to the other.
-    """
-
-    def __init__(self, source: socket.socket, sink: socket.socket, pending: bytes = b"") -> None:
-        self.source = source
-        self.sink = sink
-        self.pending = pending
-        self.ended = False
-        self.taken = self.given = 0
-
-    @property
-    def done(self) -> bool:
-        return self.ended and not self.pending
-
-    def wants(self) -> tuple[int, int]:
-        if self.pending:
-            return self.sink.fileno(), select.POLLOUT
-        return self.source.fileno(), 0 if self.ended else select.POLLIN
-
-    def step(self) -> None:
-        if self.pending:
-            sent = self.sink.send(self.pending)
-            self.given += sent
-            self.pending = self.pending[sent:]
-        else:
-            data = self.source.recv(_CHUNK)
-            self.taken += len(data)
-            self.pending = self.feed(data)
-        if self.done:
-            self.finish()
-
-    def feed(self, data: bytes) -> bytes:
-        self.ended = not data
-        return data
-
-    def finish(self) -> None:
-        with contextlib.suppress(OSError):  # the other side may be gone altogether
-            self.sink.shutdown(socket.SHUT_WR)
-
-
-class _HttpFlow(_Flow):
-    """One message: read by one h11 connection, and written anew by another."""
-
-    def __init__(
-        self,
-        source: socket.socket,
-        sink: socket.socket,
-        reader: h11.Connection,
-        writer: h11.Connection,
-    ) -> None:
-        super().__init__(source, sink)
-        self.reader = reader
-        self.writer = writer
-
-    def finish(self) -> None:
-        """Leave the connection open: an answer or the next request is still to come."""
-
-    def translate(self) -> bytes:
-        """Everything that can be passed on by now; ends the flow with the message."""
-        parts = []
-        while not self.ended:
-            event = self.reader.next_event()
-            if event is h11.NEED_DATA:
-                break
-            parts.append(self.rewrite(event))
-        return b"".join(parts)
-
-    def rewrite(self, event: object) -> bytes:
-        if isinstance(event, h11.Data):
-            return self.writer.send(event) or b""
-        if isinstance(event, h11.EndOfMessage):
-            self.ended = True  # trailers stay here (RFC 9110 section 6.5.1 allows that)
-            return self.writer.send(h11.EndOfMessage()) or b""
-        raise h11.RemoteProtocolError(f"{event!r} is out of place")
-
-
-class _RequestFlow(_HttpFlow):
-    """A request on its way to the origin."""
-
-    def begin(self, head: bytes) -> None:
-        """Take the rewritten head, and what came together with it."""
-        self.pending = head + self._translated()
-
-    def step(self) -> None:
-        writing = bool(self.pending)
-        try:
-            super().step()
-        except OSError:
-            if not writing:
-                raise _failed("client-closed", 400) from None
-            # The origin may have answered early and closed (RFC 9112 section 9.5): read that.
-            self.ended, self.pending = True, b""
-
-    def feed(self, data: bytes) -> bytes:
-        if not data:
-            raise _failed("client-closed", 400)
-        self.reader.receive_data(data)
-        return self._translated()
-
-    def _translated(self) -> bytes:
-        try:
-            return self.translate()
-        except h11.ProtocolError:
-            raise Stop("error" if self.given else "deny", 400, "bad-request") from None
-
-
-class _ResponseFlow(_HttpFlow):
-    """A response on its way to the agent; ``on_head`` is told its status before it goes out."""
-
-    on_head: Callable[[int], None]
-
-    def step(self) -> None:
-        writing = bool(self.pending)
-        try:
-            super().step()
-        except OSError:
-            late = _failed("client-closed", 400) if writing else _failed("reset")
-            raise late from None
-
-    def feed(self, data: bytes) -> bytes:
-        try:
-            self.reader.receive_data(data)
-            return self.translate()
-        except h11.ProtocolError:
-            raise _failed("bad-response" if self.taken else "closed") from None
-
-    def rewrite(self, event: object) -> bytes:
-        if isinstance(event, h11.Response):
-            self.on_head(event.status_code)
-        if isinstance(event, (h11.Response, h11.InformationalResponse)):
-            return self._head(event)
-        return super().rewrite(event)
-
-    def _head(self, event: h11.Response | h11.InformationalResponse) -> bytes:
-        kind = type(event)
-        if kind is h11.InformationalResponse and self.writer.their_http_version != b"1.1":
-            return b""  # RFC 9110 section 15.2
-        headers = [*_end_to_end(event), _VIA]
-        status = event.status_code
-        return (
-            self.writer.send(kind(status_code=status, reason=event.reason, headers=headers)) or b""
-        )
-
-
-def _relay(flows: Sequence[_Flow], idle: float, finished: Callable[[], bool]) -> None:
-    """Move bytes in every direction until it is finished; a pause longer than ``idle`` ends it."""
-    while not finished():
-        poller, wanted = select.poll(), {flow: flow.wants() for flow in flows}
-        masks: dict[int, int] = {}
-        for descriptor, mask in wanted.values():
-            masks[descriptor] = masks.get(descriptor, 0) | mask
-        for descriptor, mask in masks.items():
-            if mask:
-                poller.register(descriptor, mask)
-        ready = dict(poller.poll(idle * 1000))
-        if not ready:
-            raise socket.timeout("idle")  # noqa: UP041 - they became one in Python 3.10
-        for flow, (descriptor, mask) in wanted.items():
-            if mask and ready.get(descriptor, 0) & (mask | _BROKEN):
-                flow.step()
-
-
 def _next_request(http: h11.Connection, sock: socket.socket) -> h11.Request | None:
     try:
         while True:
             event = http.next_event()
             if event is not h11.NEED_DATA:
                 return event if isinstance(event, h11.Request) else None
-            http.receive_data(sock.recv(_CHUNK))
+            http.receive_data(sock.recv(CHUNK))
     except h11.RemoteProtocolError:
         raise Stop("deny", 400, "bad-request") from None
-
-
-def _rewritten(request: h11.Request, target: Verdict) -> h11.Request:
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    authority = host if target.port == 80 else f"{host}:{target.port}"
-    kept = [item for item in _end_to_end(request) if item[0].lower() != b"host"]
-    headers = [(b"Host", authority.encode()), *kept, _VIA, (b"Connection", b"close")]
-    return h11.Request(method=request.method, target=target.path.encode(), headers=headers)
-
-
-def _end_to_end(message: Head) -> list[tuple[bytes, bytes]]:
-    named = {
-        token.strip().lower()
-        for name, value in message.headers
-        if name == b"connection"
-        for token in value.split(b",")
-    }
-    dropped = (_HOP_BY_HOP | named) - _FRAMING
-    return [
-        (name, value)
-        for name, value in message.headers.raw_items()
-        if name.lower() not in dropped and not name.lower().startswith(b"proxy-")
-    ]
 
 
 def _reply(status: int, field: str, body: str) -> bytes:
@@ -497,7 +305,7 @@ def _linger(sock: socket.socket, timeout: float) -> None:
     end = time.monotonic() + timeout
     sock.shutdown(socket.SHUT_WR)
     sock.settimeout(timeout)
-    while time.monotonic() < end and sock.recv(_CHUNK):
+    while time.monotonic() < end and sock.recv(CHUNK):
         pass
 
 

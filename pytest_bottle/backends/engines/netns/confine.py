@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -184,6 +185,13 @@ def _fill(base: str, etc: dict[str, bytes], devices: dict[str, int]) -> None:
 def _write(path: str, content: bytes) -> None:
     with open(path, "wb") as file:
         file.write(content)
+
+
+def find_package_again() -> None:
+    """Import the rest of this package from where the server's root has it."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "pytest_bottle" and hasattr(module, "__path__"):
+            module.__path__ = [f"{CODE}/{name.replace('.', '/')}"]
 
 
 # -- one guest's file system ----------------------------------------------------

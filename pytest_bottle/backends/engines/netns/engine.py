@@ -144,6 +144,7 @@ class NetnsEngine:
                 listen=[request.listen.host, request.listen.port],
                 publish=[[request.publish.host, request.publish.port]],
             )
+            self._lab.origin.ping()  # a sidecar is of use when what it leads to is there
             return Endpoint(*machine.getsockname())
 
     def exec(

@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import socket
-import traceback
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from pytest_bottle import _wire
@@ -108,6 +107,8 @@ def _child(run: Callable[[], None], keep: Iterable[int]) -> NoReturn:
         confine.close_all_but((0, 1, 2, *keep))
         run()
     except Exception:  # noqa: BLE001 - last words, for the owner to read
+        import traceback  # costs 10 ms: only when needed
+
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(1)

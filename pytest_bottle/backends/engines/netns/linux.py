@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 from typing import Final
 
@@ -76,7 +75,7 @@ def architecture() -> str:
     Raises:
         OSError: the engine has no system call table for it.
     """
-    machine = platform.machine() if os.name == "posix" else ""
+    machine = os.uname().machine
     if machine not in _AUDIT_ARCH:
         raise OSError(38, f"no system call table for architecture {machine!r}")
     return machine

@@ -6,6 +6,7 @@ import errno
 import os
 from typing import NamedTuple
 
+
 class Switch(NamedTuple):
     """A setting that forbids user namespaces: its file, the value that does, and the remedy."""
 

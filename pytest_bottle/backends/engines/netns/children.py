@@ -1,0 +1,124 @@
+"""The server's children: forked with no files but their own, reaped by whoever waits for them."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pytest_bottle.backends.engines.netns import confine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+#: Seconds a part may take to say that it is there.
+STARTUP = 10.0
+
+
+class Refused(Exception):  # noqa: N818 - an answer
+    """A request that cannot be met, in the keyword fields of an error of the owner's."""
+
+    def __init__(self, **fields: str) -> None:
+        self.fields = fields
+        super().__init__(fields.get("what", ""))
+
+
+class Children:
+    """Forks and reaps; knows what to do about each end."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, Callable[[int], None]] = {}
+
+    def fork(
+        self,
+        keep: Iterable[int],
+        run: Callable[[], None],
+        at_end: Callable[[int], None] | None = None,
+    ) -> int:
+        """Fork a child that has no files but ``keep``, runs and exits.
+
+        Args:
+            keep: its files, besides standard input, output and error.
+            run: what it does.
+            at_end: is called with its wait status.
+        """
+        pid = os.fork()
+        if pid:
+            self._ends[pid] = at_end or _nobody_asked
+            return pid
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            os.setsid()
+            confine.close_all_but((0, 1, 2, *keep))
+            run()
+        except BaseException as error:  # noqa: BLE001 - the child's last words, then its end
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(1)
+
+    def reap(self) -> None:
+        """Take every child that has ended."""
+        with suppress(ChildProcessError):
+            while self._reap_one(os.WNOHANG):
+                pass
+
+    def wait_for(self, pid: int) -> None:
+        """Wait until a child has ended, and take all others that end meanwhile.
+
+        A PID namespace's first process ends only when every other process in it has been reaped,
+        and those that were forked into it from here are our children too.
+        """
+        while pid in self._ends:
+            self._reap_one()
+
+    def _reap_one(self, options: int = 0) -> bool:
+        pid, status = os.waitpid(-1, options)
+        if pid:
+            self._ends.pop(pid, _nobody_asked)(status)
+        return pid != 0
+
+
+def _nobody_asked(_status: int) -> None:
+    """Take note of a child's end that nobody waits for."""
+
+
+class Ready:
+    """A pipe on which a new part says ``ready``, or why it is not."""
+
+    def __init__(self) -> None:
+        self._read, self.write = os.pipe2(os.O_CLOEXEC)
+
+    def wait(self, who: str) -> None:
+        """Wait for the word; closes the pipe.
+
+        Raises:
+            Refused: the part said something else, nothing, or nothing in time.
+        """
+        os.close(self.write)
+        try:
+            self._wait(who)
+        finally:
+            os.close(self._read)
+
+    def _wait(self, who: str) -> None:
+        end, said = time.monotonic() + STARTUP, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._read, selectors.EVENT_READ)
+            while said != b"ready":
+                if not selector.select(max(0.0, end - time.monotonic())):
+                    raise Refused(
+                        what=f"{who} was not ready in time",
+                        expected=f"its word within {STARTUP:g} s",
+                        seen=said.decode() or "nothing",
+                    )
+                part = os.read(self._read, 4096)
+                if not part:
+                    raise Refused(
+                        what=f"{who} did not start", seen=said.decode() or "it ended at once"
+                    )
+                said += part

@@ -1,0 +1,261 @@
+"""The guests: their namespaces, their first processes, and what is forked into them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_bottle.backends.engines.netns import confine, linux
+from pytest_bottle.backends.engines.netns.children import Ready, Refused
+from pytest_bottle.backends.engines.netns.fabric import Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pytest_bottle.backends.engines.netns.children import Children
+    from pytest_bottle.backends.engines.netns.fabric import Attachment, Fabric
+
+#: Users a command may run as, and the user namespace each lives in.
+AGENT, ROOT, PRIVILEGED = "agent", "root", "privileged"
+HOST = "host"
+PLACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+_PRIVILEGES = frozenset({linux.CAP_NET_ADMIN, linux.CAP_NET_RAW})
+_SLEEP = "/usr/bin/sleep" if os.path.exists("/usr/bin/sleep") else "/bin/sleep"
+
+
+class Guest(NamedTuple):
+    """A running guest: its first process and its cables."""
+
+    name: str
+    pidfd: int
+    pid: int
+    space: Namespace
+    cables: list[Attachment]
+
+    @property
+    def folder(self) -> str:
+        """Where the server keeps the guest's own files."""
+        return f"{confine.STATE}/guests/{self.name}"
+
+    def open_log(self) -> int:
+        """Open the guest's log, to read it or to append to it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return os.open(f"{self.folder}/log", flags, 0o600)
+
+
+class Users:
+    """The standing user namespaces in which commands of guests live."""
+
+    def __init__(self) -> None:
+        self.seccomp = linux.seccomp_filter()
+        self._namespaces: dict[str, int | None] = {
+            AGENT: confine.make_user_namespace(confine.AGENT_UID),
+            ROOT: confine.make_user_namespace(0),
+            PRIVILEGED: None,
+        }
+        self.files = tuple(fd for fd in self._namespaces.values() if fd is not None)
+
+    def become(self, user: str) -> None:
+        """Turn the calling process into a user's; there is no way back."""
+        keep = _PRIVILEGES if user == PRIVILEGED else frozenset()
+        confine.harden(self._namespaces[user], self.seccomp, keep)
+
+
+class Guests:
+    """All guests of a session.
+
+    Args:
+        children: forks and reaps.
+        fabric: the networks they hang on.
+        users: whom their commands run as.
+        paths: the trees of the template, for a guest's root to show.
+    """
+
+    def __init__(
+        self, children: Children, fabric: Fabric, users: Users, paths: Sequence[str]
+    ) -> None:
+        self._children = children
+        self._fabric = fabric
+        self._users = users
+        self._paths = paths
+        self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._home_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._guests: dict[str, Guest] = {}
+        self._running: dict[str, int] = {}
+
+    def all(self) -> list[Guest]:
+        """Every guest that runs."""
+        return list(self._guests.values())
+
+    def get(self, name: str) -> Guest:
+        """Find a guest; H gets a first process only when somebody asks for it."""
+        if name == HOST and HOST not in self._guests:
+            identity = _identity("bottle-host", [], None)
+            self._guests[HOST] = self._start(HOST, identity, self._fabric.host, [])
+        if name not in self._guests:
+            raise Refused(
+                what="there is no such guest",
+                where=name,
+                expected=", ".join(self._guests) or "a running guest",
+                seen="none of this name",
+            )
+        return self._guests[name]
+
+    def add(self, name: str, networks: Iterable[str], hostname: str, resolver: str | None) -> Guest:
+        """Start a guest: a network namespace, cables, a file system, an idle first process."""
+        if name in self._guests:
+            raise Refused(what="a guest of this name exists", where=name)
+        space = Namespace(self._home)
+        cables: list[Attachment] = []
+        try:
+            cables = self._fabric.attach(name, space, networks)
+            identity = _identity(hostname, cables, resolver)
+            self._guests[name] = self._start(name, identity, space, cables)
+        except BaseException:
+            self._fabric.release(name, cables)
+            space.close()
+            raise
+        return self._guests[name]
+
+    def _start(
+        self,
+        name: str,
+        identity: confine.Identity,
+        space: Namespace,
+        cables: list[Attachment],
+    ) -> Guest:
+        ready = Ready()
+        linux.unshare(linux.CLONE_NEWPID)
+        try:
+            pid = self._children.fork(
+                (ready.write, space.fd, *self._users.files),
+                lambda: self._be_first(name, identity, space, ready.write),
+            )
+        finally:
+            linux.setns(self._home_pid, linux.CLONE_NEWPID)
+        ready.wait(f"guest {name}")
+        return Guest(name, os.pidfd_open(pid), pid, space, cables)
+
+    def _be_first(
+        self, name: str, identity: confine.Identity, space: Namespace, ready: int
+    ) -> None:
+        try:
+            linux.setns(space.fd, linux.CLONE_NEWNET)
+            linux.unshare(linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
+            confine.enter_root(name, identity, self._paths)
+            self._users.become(AGENT)
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # survives the exec: the kernel reaps
+            os.write(ready, b"ready")
+            # An exec sheds this server's memory, which others in the guest could read.
+            os.execve(_SLEEP, ["sleep", "2147483647"], {})
+        except OSError as error:
+            os.write(ready, str(error).encode())
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Stop guests, all of them at once, and remove every trace of them."""
+        gone = [self._guests.pop(name) for name in names if name in self._guests]
+        for guest in gone:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(guest.pidfd, signal.SIGKILL)
+        for guest in gone:
+            self._children.wait_for(guest.pid)
+            os.close(guest.pidfd)
+            self._fabric.release(guest.name, guest.cables)
+            if guest.space is not self._fabric.host:
+                guest.space.close()
+            for entry in os.listdir(guest.folder):
+                os.unlink(f"{guest.folder}/{entry}")
+            os.rmdir(guest.folder)
+
+    def run_in(
+        self,
+        guest: Guest,
+        keep: Iterable[int],
+        run: Callable[[], None],
+        at_end: Callable[[int], None] | None = None,
+    ) -> int:
+        """Fork a child into a guest's namespaces; it still has every privilege there."""
+
+        def inside() -> None:
+            linux.setns(guest.pidfd, PLACES)
+            run()
+
+        linux.setns(guest.pidfd, linux.CLONE_NEWPID)
+        try:
+            files = (guest.pidfd, *self._users.files, *keep)
+            return self._children.fork(files, inside, at_end)
+        finally:
+            linux.setns(self._home_pid, linux.CLONE_NEWPID)
+
+    def execute(
+        self,
+        identity: str,
+        guest: Guest,
+        user: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        folder: str,
+        files: Sequence[int],
+    ) -> int:
+        """Run a program in a guest.
+
+        Args:
+            identity: names the command, for :meth:`kill`.
+            guest: where.
+            user: whom it runs as.
+            argv: the program and its arguments.
+            environment: its variables, all of them.
+            folder: where it starts.
+            files: its standard input, output and error, and the status pipe. That gets one JSON
+                line: ``{"exit": code}``, ``{"signal": number}``, or first ``{"error": text,
+                "errno": n}`` when the program could not be run at all.
+        """
+        status = os.dup(files[3])
+
+        def run() -> None:
+            try:
+                for number, fd in enumerate(files[:3]):
+                    os.dup2(fd, number)
+                self._users.become(user)
+                os.chdir(folder)
+                os.execvpe(argv[0], list(argv), dict(environment))
+            except OSError as error:
+                _report(files[3], error=f"{argv[0]}: {error.strerror}", errno=error.errno)
+                os._exit(127)
+
+        def ended(wait_status: int) -> None:
+            self._running.pop(identity, None)
+            code = os.waitstatus_to_exitcode(wait_status)
+            with suppress(BrokenPipeError):
+                _report(status, **({"exit": code} if code >= 0 else {"signal": -code}))
+            os.close(status)
+
+        pid = self.run_in(guest, files, run, ended)
+        self._running[identity] = pid
+        return pid
+
+    def kill(self, identity: str) -> bool:
+        """Kill a command that still runs, and its session."""
+        pid = self._running.get(identity)
+        if pid is not None:
+            for target in (-pid, pid):
+                with suppress(ProcessLookupError):
+                    os.kill(target, signal.SIGKILL)
+        return pid is not None
+
+
+def _identity(
+    hostname: str, cables: Sequence[Attachment], resolver: str | None
+) -> confine.Identity:
+    own = "".join(f"{cable.ipv4} {hostname}\n" for cable in cables[-1:])
+    hosts = f"127.0.0.1 localhost\n::1 localhost\n{own}"
+    if resolver is None:
+        return confine.Identity(hostname, hosts)
+    return confine.Identity(hostname, hosts, f"nameserver {resolver}\n")
+
+
+def _report(fd: int, **status: object) -> None:
+    os.write(fd, json.dumps(status).encode() + b"\n")

@@ -1,0 +1,169 @@
+"""The nursery: a child of the server that has imported h11 and forks what needs it.
+
+Importing h11 takes longer than bringing up a bottle's networks; here it happens meanwhile, on
+another core, and once for the origins and all sidecars of a session.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pytest_bottle import _wire
+from pytest_bottle.backends.engines.netns import confine, linux
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PLACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+
+
+def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: bytes) -> None:
+    """Fork sidecars and origins on request until the server closes the line.
+
+    Args:
+        requests: the line to the server; see :func:`order_sidecar` and :func:`order_origin`.
+        become_root: take the ids of the namespace's root, once the imports are done.
+        seccomp: the guests' filter.
+    """
+    linux.set_name("bottle-nursery")
+    linux.unshare(linux.CLONE_NEWNS)  # the server's root is about to change, ours must not
+    from pytest_bottle.guest import proxy  # noqa: F401 - it is inherited by every sidecar
+    from pytest_bottle.internet import origin
+
+    origin.preload()
+    become_root()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps for us
+    home = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
+    with suppress(_wire.Closed):
+        while True:
+            request, files = _wire.receive(requests)
+            linux.setns(files[0], linux.CLONE_NEWPID)
+            if os.fork() == 0:
+                _become(request, files, seccomp)
+            linux.setns(home, linux.CLONE_NEWPID)
+            for fd in files:
+                os.close(fd)
+
+
+def order_sidecar(
+    line: socket.socket,
+    config: dict[str, object],
+    listen: list[object],
+    *,
+    guest: int,
+    user_namespace: int,
+    ready: int,
+    log: int,
+    published: list[int],
+) -> None:
+    """Ask for a sidecar.
+
+    Args:
+        line: to the nursery.
+        config: the proxy's.
+        listen: address and port towards the agent.
+        guest: a pidfd of the guest's first process.
+        user_namespace: the one to live in.
+        ready: a pipe to say ``ready`` on, or why not.
+        log: takes the audit record.
+        published: listening sockets of the published port.
+    """
+    request: _wire.Message = {"be": "sidecar", "config": config, "listen": listen}
+    _wire.send(line, request, (guest, user_namespace, ready, log, *published))
+
+
+def order_origin(
+    line: socket.socket,
+    *,
+    server: int,
+    user_namespace: int,
+    network: int,
+    control: int,
+    minter: int,
+) -> None:
+    """Ask for the lab's origins.
+
+    Args:
+        line: to the nursery.
+        server: a pidfd of the server, whose file system they share.
+        user_namespace: the one to live in.
+        network: the lab's network namespace.
+        control: their control connection.
+        minter: their line to the minter.
+    """
+    _wire.send(line, {"be": "origin"}, (server, user_namespace, network, control, minter))
+
+
+def _become(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
+    try:
+        os.setsid()
+        confine.close_all_but((0, 1, 2, *files))
+        linux.set_name(f"bottle-{request['be']}")
+        run = _be_sidecar if request["be"] == "sidecar" else _be_origin
+        run(request, files, seccomp)
+    except (OSError, ValueError) as error:
+        os.write(2, f"{error}\n".encode())
+    finally:
+        os._exit(1)
+
+
+def _be_sidecar(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
+    from pytest_bottle.guest import proxy
+
+    guest, user_namespace, ready, log, *published = files
+    try:
+        linux.setns(guest, _PLACES)
+        listener = listening_socket(*request["listen"])
+        config = proxy.Config.from_json(request["config"])
+        confine.harden(user_namespace, seccomp)
+        linux.set_dumpable(False)
+    except (OSError, ValueError) as error:
+        os.write(ready, str(error).encode())
+        raise
+    os.write(ready, b"ready")
+    for fd in (guest, user_namespace, ready):
+        os.close(fd)
+    status = [socket.socket(fileno=fd) for fd in published]
+    proxy.serve(config, [listener], status, Audit(log))
+
+
+def _be_origin(_request: _wire.Message, files: list[int], seccomp: bytes) -> None:
+    from pytest_bottle.internet import origin
+
+    server, user_namespace, network, control, minter = files
+    linux.setns(server, linux.CLONE_NEWNS)
+    confine.find_package_again()
+    linux.setns(network, linux.CLONE_NEWNET)
+    confine.harden(user_namespace, seccomp)
+    for fd in (server, user_namespace, network):
+        os.close(fd)
+    origin.serve(socket.socket(fileno=control), socket.socket(fileno=minter))
+
+
+class Audit:
+    """Appends audit records to a guest's log, one JSON line each, whole."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Append one record."""
+        os.write(self._fd, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+
+def listening_socket(address: str, port: int) -> socket.socket:
+    """Open a listening TCP socket in the current network namespace."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        sock.listen(128)
+    except OSError:
+        sock.close()
+        raise
+    return sock
