@@ -58,7 +58,7 @@ class Lifetime:
         if self._is_to_stay():
             kept = self._request.config.stash.setdefault(_KEPT, [])
             where = self._request.node.nodeid or "the session"
-            kept += [(self._backend, f"{one.topology.id} of {where}") for one in self._bottles]
+            kept += [(self._backend, f"kept {one.topology.id} of {where}") for one in self._bottles]
             return
         with contextlib.ExitStack() as stack:
             for bottle in self._bottles:
@@ -129,7 +129,7 @@ def open_backend(
     finally:
         kept = [label for owner, label in config.stash.get(_KEPT, []) if owner is backend]
         hint = backend.close(keep=bool(kept))
-        kept_lines += [*kept, *(f"  {line}" for line in hint.splitlines())]
+        kept_lines += [*kept, *hint.splitlines()]
 
 
 @contextlib.contextmanager

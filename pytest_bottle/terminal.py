@@ -33,7 +33,7 @@ def summarise(
     if kept:  # whatever is left on the machine is told in any case
         terminal.section("bottles kept", yellow=True)
         for line in kept:
-            terminal.line(line)
+            terminal.line(f"bottle: {line}")
 
 
 def _print_inconclusive(

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 
 def _netns() -> Backend:
+    from pytest_bottle.backends.engines.netns.client import Client
+
+    client = Client()
+    # While the server starts, on another core: import what the session is going to need.
+    import pytest_bottle.bottle  # noqa: F401
     from pytest_bottle.backends.engine_backend import EngineBackend
     from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 
-    return EngineBackend(NetnsEngine())
+    return EngineBackend(NetnsEngine(client))
 
 
 def _black_hole() -> Backend:

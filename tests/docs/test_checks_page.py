@@ -23,6 +23,7 @@ Every check is a property of a bottle, with a permanent ID.
 - **Level**: `core` must hold on every backend; `strict` on hardened ones; `quirk` records what a platform does.
 - **Witness**: who gives the verdict. `required` is the recorder at the far end; `required (H)` is a record kept at the bottle's own host or sidecar; `no` is an inspection.
 - **Mutant**: `yes` if `--bottle-mutant=ID` weakens the backend so that this check must report VIOLATED.
+  CTL-01, CTL-03, CTL-04 and PXY-01 are VIOLATED on the `black-hole` backend.
 
 | ID | property | level | severity | witness | mutant |
 | --- | --- | --- | --- | --- | --- |
@@ -31,7 +32,7 @@ _EVIDENCE = """
 ## Evidence
 
 The reports, advisories and observations that each check rests on.
-"S18" and the like are numbered facts of the networking spike of bot-bottle, whose question this project answers.
+"S18" and the like are facts of bot-bottle's networking spike, as numbered in [research](../research/README.md).
 
 """
 
@@ -56,8 +57,7 @@ def _row(check: Check) -> str:
 
 
 def _evidence(check: Check) -> str:
-    sources = (f"<{source}>" if source.startswith("https:") else source for source in check.evidence)
-    return f"- `{check.id}`: {', '.join(sources)}\n"
+    return f"- `{check.id}`: {', '.join(check.evidence)}\n"
 
 
 def test_the_page_of_the_checks_is_up_to_date() -> None:

@@ -106,7 +106,7 @@ def test_the_commands_are_understood(
         assert done.returncode == 0, done.stderr
     else:
         assert tool == "pytest", "a documented command that no test knows how to check"
-        result = pytester.runpytest_subprocess(*arguments, "--collect-only", "-q")
+        result = pytester.runpytest_inprocess(*arguments, "--collect-only", "-q")
         assert result.ret == pytest.ExitCode.OK
 
 

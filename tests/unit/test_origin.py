@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import secrets
 import shutil
@@ -14,116 +13,24 @@ import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import dns.message
-import dns.query
-import dns.rcode
 import h11
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pytest_bottle.errors import TransportError
-from pytest_bottle.guest import dnswire
 from pytest_bottle.internet import minter, origin
 from pytest_bottle.internet.lab import MinterClient, OriginClient
-from pytest_bottle.internet.talk import Peer, Talk
+from pytest_bottle.internet.talk import Peer
 from pytest_bottle.internet.web import METADATA_ADDRESSES
-from pytest_bottle.internet.zone import FIRST, LAST, Zone, ZoneFullError
+from tests.origins import Running, Trusted, free_address, free_port, query, run_origins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import http.client
+    from collections.abc import Iterator
 
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Running(NamedTuple):
-    """Origins at one address."""
-
-    client: OriginClient
-    address: str
-    port: int
-    dns_port: int
-
-    def connect(self, port: int | None = None) -> socket.socket:
-        """Open a connection to the TCP port, or to another one."""
-        return socket.create_connection((self.address, port or self.port), timeout=5)
-
-    def http(self) -> http.client.HTTPConnection:
-        """Open an HTTP connection."""
-        return http.client.HTTPConnection(self.address, self.port, timeout=5)
-
-
-def free_address() -> str:
-    """A loopback address of one's own: every port of it is free."""
-    return (
-        f"127.{64 + secrets.randbelow(190)}.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
-    )
-
-
-def free_port(address: str) -> int:
-    """A port that is free for TCP and UDP."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
-        tcp.bind((address, 0))
-        port = int(tcp.getsockname()[1])
-        udp.bind((address, port))
-        return port
-
-
-def start(stack: ExitStack, address: str, mint: socket.socket | None = None) -> Running:
-    """Run origins in a thread until the stack unwinds."""
-    ours, theirs = (stack.enter_context(sock) for sock in socket.socketpair())
-    dns_port = free_port(address)
-    settings: dict[str, Any] = {"tcp": (0,), "dns": (dns_port,), "bind": address}
-    thread = threading.Thread(target=origin.serve, args=(theirs, mint), kwargs=settings)
-    thread.start()
-    stack.callback(thread.join, 5)
-    stack.callback(ours.close)
-    client = OriginClient(ours)
-    (port,) = set(client.listen().tcp) - {dns_port}
-    return Running(client, address, port, dns_port)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    """Origins that speak everything but TLS."""
-    with ExitStack() as stack:
-        yield start(stack, free_address())
-
-
-@pytest.fixture
-def fresh() -> Iterator[Running]:
-    """Origins that have given no address away."""
-    with ExitStack() as stack:
-        yield start(stack, free_address())
-
-
-@pytest.fixture(scope="module")
-def running6() -> Iterator[Running]:
-    """Origins on the IPv6 loopback address."""
-    try:
-        free_port("::1")
-    except OSError:
-        pytest.skip("this machine has no IPv6 loopback address")
-    with ExitStack() as stack:
-        yield start(stack, "::1")
-
-
-class Trusted(NamedTuple):
-    """Origins that speak TLS, and their authority."""
-
-    origin: Running
-    ca_pem: str
-
-    def secure(self, name: str | None) -> ssl.SSLSocket:
-        """Open a TLS connection that asks for a name, and verify it."""
-        context = ssl.create_default_context(cadata=self.ca_pem)
-        if name is None:
-            context.check_hostname = False
-        return context.wrap_socket(self.origin.connect(), server_hostname=name)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +46,7 @@ def trusted() -> Iterator[Trusted]:
         for ours, _ in pairs:
             stack.enter_context(ours)
         ca_pem = MinterClient(pairs[0][0]).ca_pem()
-        yield Trusted(start(stack, free_address(), pairs[1][0]), ca_pem)
+        yield Trusted(run_origins(stack, free_address(), pairs[1][0]), ca_pem)
 
 
 # -- nonce echo -------------------------------------------------------------------------
@@ -411,129 +318,6 @@ def test_curl_accepts_the_certificate(trusted: Trusted, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["path"] == "/curl"
 
 
-# -- DNS ------------------------------------------------------------------------------------
-
-
-def query(
-    running: Running, name: str, qtype: str = "A", how: Callable[..., Any] = dns.query.udp
-) -> tuple[str, list[str]]:
-    """Ask as an independent implementation does; the response code and the records."""
-    message = dns.message.make_query(name, qtype)
-    answer = how(message, running.address, port=running.dns_port, timeout=5)
-    records = [str(record) for rrset in answer.answer for record in rrset]
-    return dns.rcode.to_text(answer.rcode()), records
-
-
-@pytest.mark.parametrize("how", [dns.query.udp, dns.query.tcp])
-def test_a_name_under_test_has_two_addresses(running: Running, how: Callable[..., Any]) -> None:
-    """Over UDP and TCP, and both addresses carry the same number."""
-    address = running.client.address("allowed.test")
-    number = int(address.removeprefix("192.88.99."))
-    assert query(running, "allowed.test", "A", how) == ("NOERROR", [address])
-    assert query(running, "Allowed.TEST", "AAAA", how) == (
-        "NOERROR",
-        [f"2620:4f:8000::{number:x}"],
-    )
-
-
-def test_dns_works_over_ipv6(running6: Running) -> None:
-    """The answer leaves from the IPv6 address that was asked."""
-    assert query(running6, "allowed.test")[0] == "NOERROR"
-
-
-def test_names_get_addresses_in_order_of_the_first_question(fresh: Running) -> None:
-    """Hosts of one domain share its address, so that nonces as labels do not use them up."""
-    assert query(fresh, "first.test")[1] == ["192.88.99.32"]
-    assert query(fresh, "x.second.test")[1] == ["192.88.99.33"]
-    assert query(fresh, "y.z.second.test")[1] == ["192.88.99.33"]
-    assert query(fresh, "first.test")[1] == ["192.88.99.32"]
-
-
-@pytest.mark.parametrize(
-    ("name", "address"),
-    [
-        ("private.test", "10.0.0.1"),
-        ("x.private.test", "10.0.0.1"),
-        ("loopback.test", "127.0.0.1"),
-        ("metadata.test", "169.254.169.254"),
-    ],
-)
-def test_some_names_lead_where_a_sidecar_must_not_go(
-    running: Running, name: str, address: str
-) -> None:
-    """Rebinding needs names with forbidden addresses (PXY-11)."""
-    assert query(running, name) == ("NOERROR", [address])
-
-
-@pytest.mark.parametrize("name", ["nxdomain.test", "x.nxdomain.test", "example.com", "latest", "."])
-def test_other_names_do_not_exist(running: Running, name: str) -> None:
-    """The lab plays a resolver at every address, and knows only .test."""
-    assert query(running, name) == ("NXDOMAIN", [])
-
-
-def test_a_text_record_repeats_the_question(running: Running) -> None:
-    """A lookup of a nonce can be told from a cached or made-up answer."""
-    assert query(running, "n8.allowed.test", "TXT") == ("NOERROR", ['"n8.allowed.test"'])
-
-
-def test_another_type_has_no_data(running: Running) -> None:
-    """The name exists, the record does not."""
-    assert query(running, "allowed.test", "MX") == ("NOERROR", [])
-
-
-def test_a_question_is_logged(running: Running) -> None:
-    """Who asked whom for what, and how."""
-    since = running.client.mark()
-    query(running, "N9.denied.test", "TXT")
-    query(running, "n9.elsewhere.example", "A", dns.query.tcp)
-    first, second = running.client.dns_log(since)
-    assert (first.name, first.qtype, first.scheme) == ("n9.denied.test", dnswire.TXT, "udp")
-    assert (first.client, first.server) == ("127.0.0.1", running.address)
-    assert (second.name, second.scheme) == ("n9.elsewhere.example", "tcp")
-
-
-def test_garbage_is_logged_and_not_answered(running: Running) -> None:
-    """A datagram that is no question has arrived all the same."""
-    since = running.client.mark()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.sendto(b"garbage", (running.address, running.dns_port))
-        (entry,) = running.client.dns_log(since)
-    assert entry.note.startswith("not a query")
-
-
-def test_when_all_addresses_are_given_away_the_server_fails() -> None:
-    """It must not answer that the name does not exist, nor give an address twice."""
-    zone = Zone()
-    given_away = {zone.addresses(f"n{number}.test") for number in range(FIRST, LAST + 1)}
-    assert len(given_away) == LAST - FIRST + 1
-    with pytest.raises(ZoneFullError):
-        zone.addresses("one-more.test")
-    assert zone.addresses(f"again.n{LAST}.test") in given_away
-    notes: list[str] = []
-    talk = Talk(zone, lambda *_, **fields: notes.append(fields["note"]), (), None)
-    reply = talk.answer_query(dnswire.build_query("one-more.test", dnswire.A, 1), _PEER, "udp")
-    assert reply is not None
-    assert dnswire.parse_answer(reply).rcode == dnswire.SERVFAIL
-    assert notes[0].startswith("no address left for one-more.test")
-
-
-_PEER = Peer("127.0.0.1", 1, "127.0.0.2", 53)
-
-
-@given(
-    st.binary(max_size=80)
-    | st.builds(
-        lambda ident, body: ident + b"\x01\0\0\x01\0\0\0\0\0\0" + body,
-        st.binary(min_size=2, max_size=2),
-        st.binary(max_size=300),
-    )
-)
-def test_no_datagram_brings_the_zone_down(data: bytes) -> None:
-    """Whatever is asked is answered with the same id, or not at all."""
-    answer = Talk(Zone(), lambda *_, **__: None, (), None).answer_query(data, _PEER, "udp")
-    assert answer is None or answer[:2] == data[:2]
-
-
 # -- control ----------------------------------------------------------------------------------
 
 
@@ -650,7 +434,7 @@ def test_a_forgotten_log_does_not_look_like_silence() -> None:
     """A question that reaches back too far is an error instead of an empty answer."""
     log = origin.Log(capacity=8)
     for _ in range(20):
-        log.add("tcp", _PEER)
+        log.add("tcp", Peer("127.0.0.1", 1, "127.0.0.2", 53))
     assert log.last == 20
     assert [entry.n for entry in log.page(18)] == [19, 20]
     with pytest.raises(LookupError, match="forgotten"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -34,35 +34,55 @@ def interpreter() -> str:
 
 
 class Client:
-    """A running keeper and server, and the conversation with them.
+    """A keeper and a server that are starting, and the conversation with them.
 
-    Raises:
-        BackendUnavailableError: this machine cannot make the namespaces; nothing is left.
+    The start takes as long as the imports of what talks to them: whoever wants both makes a client
+    first, imports, and then calls :meth:`greet`.
     """
 
     def __init__(self) -> None:
         self.session = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
-        ours, theirs = socket.socketpair()
+        self._control, theirs = socket.socketpair()
         life_read, self._life = os.pipe()
-        with open(os.memfd_create("keeper-stderr"), "w+b", buffering=0) as errors:
-            self._keeper = self._spawn(theirs, life_read, errors.fileno())
+        self._errors = os.memfd_create("keeper-stderr")
+        try:
+            self._keeper = self._spawn(theirs, life_read, self._errors)
+        finally:
             theirs.close()
             os.close(life_read)
-            self._control = ours
-            try:
-                self._greet()
-            except (_wire.Closed, TimeoutError) as error:
-                self.close()
-                errors.seek(0)
-                raise BackendUnavailableError(
-                    "the netns engine's server did not start",
-                    where=f"{interpreter()} on this machine",
-                    seen=errors.read().decode(errors="replace").strip() or repr(error),
-                ) from error
-            except BaseException:
-                self.close()
-                raise
+        # The kernel needs some 15 ms to take a session away; nobody but the exit waits for it.
+        atexit.register(self._keeper.wait, 10)
+        prefixes = {sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter()).parent.parent)}
+        settings = {"prefixes": sorted(prefixes), "import_paths": [p for p in sys.path if p]}
+        _wire.send(self._control, settings)
+
+    def greet(self) -> None:
+        """Wait until the server is there.
+
+        Raises:
+            BackendUnavailableError: this machine cannot make the namespaces; nothing is left.
+        """
+        try:
+            answer, _ = _wire.call(self._control, {"op": "hello"}, timeout=_ANSWER)
+        except (_wire.Closed, TimeoutError) as error:
+            words = self._last_words()
+            self.close()
+            self.wait()
+            raise BackendUnavailableError(
+                "the netns engine's server did not start",
+                where=f"{interpreter()} on this machine",
+                seen=words or repr(error),
+            ) from error
+        if "error" in answer:
+            self.close()
+            self.wait()
+            raise BackendUnavailableError(**answer["error"])
+
+    def _last_words(self) -> str:
+        with open(self._errors, "rb", closefd=False) as errors:
+            errors.seek(0)
+            return errors.read().decode(errors="replace").strip()
 
     def _spawn(self, control: socket.socket, life: int, errors: int) -> subprocess.Popen[bytes]:
         numbers = [str(n) for n in (control.fileno(), life, os.getpid())]
@@ -77,14 +97,6 @@ class Client:
             cwd="/",
             start_new_session=True,  # Ctrl-C is for pytest, not for the keeper
         )
-
-    def _greet(self) -> None:
-        prefixes = {sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter()).parent.parent)}
-        settings = {"prefixes": sorted(prefixes), "import_paths": [p for p in sys.path if p]}
-        _wire.send(self._control, settings)
-        answer, _ = _wire.call(self._control, {"op": "hello"}, timeout=_ANSWER)
-        if "error" in answer:
-            raise BackendUnavailableError(**answer["error"])
 
     @property
     def keeper_pid(self) -> int:
@@ -125,24 +137,27 @@ class Client:
         os.write(self._life, b"k")
 
     def close(self) -> None:
-        """End everything and wait until it is gone; idempotent."""
+        """End everything; idempotent. The keeper sees to it, whatever becomes of us."""
         if self._life < 0:
             return
-        os.close(self._life)
+        for fd in (self._life, self._errors):
+            os.close(fd)
         self._life = -1
         self._control.close()
-        try:
-            self._keeper.wait(10)
-        except subprocess.TimeoutExpired:
-            self._keeper.send_signal(signal.SIGKILL)  # its children die with it
-            self._keeper.wait(10)
 
-    def abandon(self) -> None:
+    def wait(self, timeout: float = 10.0) -> None:
+        """Wait until everything is gone.
+
+        Raises:
+            subprocess.TimeoutExpired: it is not.
+        """
+        self._keeper.wait(timeout)
+
+    def leave(self) -> None:
         """Let go of a keeper that was told to stay."""
-        os.close(self._life)
-        self._life = -1
-        self._control.close()
+        atexit.unregister(self._keeper.wait)
         self._keeper.returncode = 0  # no warning about a child that is meant to live on
+        self.close()
 
 
 def _import_paths() -> list[str]:

@@ -18,7 +18,7 @@ from pytest_bottle.backends.contract import (
     NetworkInfo,
     Resource,
 )
-from pytest_bottle.backends.engines.netns import client as _client
+from pytest_bottle.backends.engines.netns.client import Client, interpreter
 from pytest_bottle.backends.engines.netns.command import Command, read_status
 from pytest_bottle.errors import BackendUnavailableError, BringUpError
 from pytest_bottle.internet.hermetic import Lab
@@ -37,11 +37,14 @@ _HOMES = {"agent": "/home/agent", "root": "/root", "privileged": "/root"}
 class NetnsEngine:
     """An :class:`~pytest_bottle.backends.contract.Engine` in one process tree of our own.
 
+    Args:
+        client: a server that is starting already; None starts one.
+
     Raises:
         BackendUnavailableError: not Linux, or a switch of the machine forbids user namespaces.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, client: Client | None = None) -> None:
         if platform.system() != "Linux":
             raise BackendUnavailableError(
                 "the netns backend needs Linux",
@@ -50,7 +53,8 @@ class NetnsEngine:
                 seen=platform.system(),
                 next_step="on a Mac choose --bottle-backend=macos-container",
             )
-        self.client = _client.Client()
+        self.client = client or Client()
+        self.client.greet()
         self._environments: dict[str, Mapping[str, str]] = {}
         _, (witness, origin) = self.client.call("lab")
         self._lab = Lab(socket.socket(fileno=witness), socket.socket(fileno=origin))
@@ -73,7 +77,7 @@ class NetnsEngine:
     @property
     def python(self) -> str:
         """The interpreter that runs us, at the same path in every guest."""
-        return _client.interpreter()
+        return interpreter()
 
     def create_network(self, name: str, *, internal: bool) -> NetworkInfo:
         """Make a bridge in H."""
@@ -232,7 +236,7 @@ class NetnsEngine:
             return ""
         pids = self.pids()
         self.client.keep()
-        self.client.abandon()
+        self.client.leave()
         enter = "nsenter --preserve-credentials -U -m -n -p -i -u -t {} sh"
         lines = [f"enter {name}: {enter.format(pid)}" for name, pid in sorted(pids.items())]
         return "\n".join([*lines, f"remove all of it: kill {self.client.keeper_pid}"])
