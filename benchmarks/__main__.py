@@ -44,7 +44,9 @@ def bottles() -> None:
     started = time.perf_counter()
     backend = NetnsBackend()
     start = time.perf_counter() - started
-    paused, chained, down = [], [], []
+    paused: list[float] = []
+    chained: list[float] = []
+    down: list[float] = []
     for number in range(30):
         if number < 15:
             backend.inventory()  # waits until the kernel has taken the last bottle's bridges away
@@ -79,7 +81,7 @@ def conformance() -> None:
 
 
 def one_test() -> None:
-    """A user's one-test file with an agent and plain http, over the same file with an empty test."""
+    """A user's one-test file with an agent and plain http, over one with an empty test."""
     fetch = "    assert bottled_agent.fetch('http://allowed.test/').status == 200\n"
     files = {
         "test_bottle.py": "def test_fetch(bottled_agent):\n" + fetch,

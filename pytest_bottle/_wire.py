@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import array
 import json
+import os
 import socket
 import struct
 import time
 from typing import Any
 
 _HEAD = struct.Struct("!I")
+#: As many files as fit beside one message; more of them would get lost without a word.
 MAX_FDS = 16
 #: A message longer than this is a defect of ours, not data.
 MAX_BYTES = 64 * 1024 * 1024
@@ -25,7 +27,13 @@ class Closed(Exception):  # noqa: N818 - the peer is gone: an event
 
 
 def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
-    """Send one message; ``fds`` travel with its first byte."""
+    """Send one message; ``fds`` travel with its first byte.
+
+    Raises:
+        Closed: the peer closed the connection.
+    """
+    if len(fds) > MAX_FDS:
+        raise ValueError(f"{len(fds)} files do not fit beside one message")
     body = json.dumps(message, separators=(",", ":")).encode()
     data = _HEAD.pack(len(body)) + body
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -45,16 +53,21 @@ def receive(sock: socket.socket, timeout: float | None = None) -> tuple[Message,
         timeout: seconds for the whole message; None waits for ever.
 
     Raises:
-        Closed: the peer closed the connection.
-        TimeoutError: the message was not complete in time.
+        Closed: the peer closed the connection, or what came is no message of ours.
+        TimeoutError: the message was not complete in time; the rest of it may still come, so the
+            connection is of no further use.
     """
     end = None if timeout is None else time.monotonic() + timeout
     fds: list[int] = []
-    head = _exactly(sock, _HEAD.size, end, fds)
-    (length,) = _HEAD.unpack(head)
-    if length > MAX_BYTES:
-        raise Closed(f"a message of {length} bytes is no message of ours")
-    return json.loads(_exactly(sock, length, end, fds)), fds
+    try:
+        (length,) = _HEAD.unpack(_exactly(sock, _HEAD.size, end, fds))
+        if length > MAX_BYTES:
+            raise Closed(f"a message of {length} bytes is no message of ours")
+        return json.loads(_exactly(sock, length, end, fds)), fds
+    except BaseException:
+        for fd in fds:  # nobody else knows of them
+            os.close(fd)
+        raise
 
 
 def call(
@@ -76,7 +89,7 @@ def _exactly(sock: socket.socket, size: int, end: float | None, fds: list[int]) 
                 raise TimeoutError("the peer did not answer in time")
             sock.settimeout(left)
         try:
-            part, ancillary, _, _ = sock.recvmsg(
+            part, ancillary, flags, _ = sock.recvmsg(
                 min(size - len(data), 1 << 20),
                 socket.CMSG_SPACE(MAX_FDS * 4),
                 getattr(socket, "MSG_CMSG_CLOEXEC", 0),
@@ -90,6 +103,8 @@ def _exactly(sock: socket.socket, size: int, end: float | None, fds: list[int]) 
                 received = array.array("i")
                 received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])
                 fds.extend(received)
+        if flags & socket.MSG_CTRUNC:
+            raise Closed("files that came with the message got lost: too many are open")
         if not part:
             raise Closed
         data += part

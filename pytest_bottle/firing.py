@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.errors import DeadlineError, TransportError
+from pytest_bottle.errors import BringUpError, DeadlineError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -142,18 +142,15 @@ def heard(shot: Shot, records: Iterable[Heard]) -> list[Heard]:
     A bare SYN holds no payload, and behind a sidecar the source is not the agent's: so the
     destination of a shot is its own, and the source is never the evidence.
     """
-    key, host, nonce = shot.stimulus.key, shot.stimulus.host, shot.nonce.encode()
-    numbers = {"tcp": (6,), "udp": (17,), "icmp": (1, 58)}[key.protocol]
+    key, nonce = shot.stimulus.key, shot.nonce.encode()
+    host = shot.stimulus.host.partition("%")[0]  # a zone stays on the link
+    number = {"tcp": 6, "udp": 17}.get(key.protocol)  # an echo request has no port of its own
     return [
         record
         for record in records
-        if nonce in record.payload
-        or (
-            key.protocol != "icmp"
-            and record.dst == host
-            and record.proto in numbers
-            and record.dport == key.port
-        )
+        # Some resolvers vary the case of a name that they pass on.
+        if nonce in record.payload.lower()
+        or (record.dst, record.proto, record.dport) == (host, number, key.port)
     ]
 
 
@@ -178,33 +175,47 @@ def _run(
     stdin = b"%d\n%s%s" % (len(source), source, json.dumps(request).encode())
     argv = [topology.python, "-I", "-S", "-c", _BOOT]
     vantage, user = place
-    longest = max(float(str(o.what.get("deadline", deadline))) for o in operations)
+    names = {o.name for o in operations}
+    longest = max(_seconds(o.what, deadline) for o in operations)
     try:
         result = backend.exec(
             topology, vantage, argv, stdin=stdin, user=user, timeout=longest + _GRACE
         )
     except DeadlineError as error:
-        return _parse(error.stdout)[0], str(error)
-    except TransportError as error:
+        return _parse(error.stdout, names)[0], str(error)
+    except (BringUpError, TransportError) as error:  # no guest there, or no exec
         return {}, str(error)
-    records, done = _parse(result.stdout)
-    complete = result.ok and done == len(operations)
-    return records, "" if complete else f"exit status {result.exit_status}: {result.err[-500:]}"
+    records, done = _parse(result.stdout, names)
+    if result.ok and done == len(operations) == len(records):
+        return records, ""
+    count = f"{len(records)} of {len(operations)} records"
+    return records, f"exit status {result.exit_status}, {count}: {result.err[-500:]}"
 
 
-def _parse(output: bytes) -> tuple[dict[str, Record], int | None]:
-    """Read the probe's lines; garbage between them is no record of anything."""
+def _seconds(what: Mapping[str, object], deadline: float) -> float:
+    """How long an operation takes at the most, by its own settings."""
+    return sum(
+        float(str(value)) for value in (what.get("deadline", deadline), what.get("delay", 0))
+    )
+
+
+def _parse(output: bytes, names: set[str]) -> tuple[dict[str, Record], int | None]:
+    """Read the probe's lines; garbage between them is no record of anything.
+
+    Neither is what nobody asked this place for: one guest cannot speak for another.
+    """
     records: dict[str, Record] = {}
     done = None
     for line in output.splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(record, dict):
             continue
+        name, outcome = record.get("id"), record.get("outcome")
         if "done" in record:
             done = record["done"]
-        elif isinstance(record.get("id"), str) and isinstance(record.get("outcome"), str):
-            records[record["id"]] = record
+        elif isinstance(name, str) and name in names and isinstance(outcome, str):
+            records[name] = record
     return records, done

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pytest_bottle import marker
 from pytest_bottle.bottle import Bottle
-from pytest_bottle.errors import ConfigurationError
+from pytest_bottle.marker import spec_for
 from pytest_bottle.spec import BottleSpec
 
 if TYPE_CHECKING:
@@ -99,17 +98,15 @@ class MakeBottle:
         Raises:
             BottleError: it did not come up; nothing of it is left.
         """
-        words: dict[str, Any] = {
-            "egress": egress,
-            "publish": publish,
-            "machine_port": machine_port,
-            "command": command,
-            "environment": environment,
-        }
-        words = {name: value for name, value in words.items() if value is not None}
-        if reason := marker.misuse(words):
-            raise ConfigurationError("a bottle cannot be made of that", seen=reason)
-        return self.make(BottleSpec.from_words(**words, timeout=self._timeout))
+        spec = BottleSpec.from_words(
+            egress=egress,
+            publish=publish,
+            machine_port=machine_port,
+            command=command,
+            environment=environment,
+            timeout=self._timeout,
+        )
+        return self.make(spec)
 
     def make(self, spec: BottleSpec) -> Bottle:
         """Bring up what a specification says."""
@@ -150,7 +147,7 @@ def bottle_for(
 ) -> Iterator[Bottle]:
     """Bring up the bottle that the marker of the requesting node describes."""
     with make_bottles(request, backend, settings) as maker:
-        yield maker.make(marker.spec_for(request.node, settings.timeout))
+        yield maker.make(spec_for(request.node, settings.timeout))
 
 
 @contextlib.contextmanager

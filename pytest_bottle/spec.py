@@ -7,64 +7,40 @@ bottle.
 from __future__ import annotations
 
 import ipaddress
-import re
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from pytest_bottle.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from pytest_bottle.guest.policy import ANY_HOST, canonical_host, split_authority
 
 DEFAULT_PORTS = (80, 443)
 #: The alias and port of the networking spike (S18-S20).
 SPIKE_ALIAS = "127.0.0.31"
 SPIKE_PORT = 18080
 
-_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 
-
-def _texts(value: Sequence[str], where: str = "egress") -> tuple[str, ...]:
+def _texts(value: Sequence[str], where: str, example: str) -> tuple[str, ...]:
     # A single string is a sequence too, of its letters: the classic slip.
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Sequence)
+        or not all(isinstance(item, str) and "\0" not in item for item in value)
+    ):
         raise ConfigurationError(
             "a list of strings is needed",
             where=where,
-            expected='a list, such as ["allowed.test", "packages.test:8443"]',
+            expected=f"a list, such as {example}",
             seen=repr(value),
         )
     return tuple(value)
 
 
-def _split_port(text: str) -> tuple[str, tuple[int, ...]]:
-    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?", text)
-    if bracketed:
-        host, port = bracketed.groups()
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    else:  # a bare name, or a bare IPv6 address
-        host, port = text, None
-    if port is None:
-        return host, DEFAULT_PORTS
-    if not port.isdecimal() or not port.isascii():
-        raise _bad_route(text)
-    _check_port(int(port), f"egress {text!r}", lowest=1)
-    return host, (int(port),)
-
-
-def _canonical_host(host: str, text: str) -> str:
+def _canonical(host: str, text: str) -> str:
     try:
-        return str(ipaddress.ip_address(host))
+        return host if host == ANY_HOST else canonical_host(host)
     except ValueError:
-        pass
-    name = host.lower().removesuffix(".")
-    if name == "*":
-        return name
-    labels = name.split(".")
-    numeric = labels[-1].isdecimal()  # 1.2.3 or 2130706433: an odd spelling of an address
-    if len(name) > 253 or numeric or not all(map(_LABEL.match, labels)):
-        raise _bad_route(text)
-    return name
+        raise _bad_route(text) from None
 
 
 def _bad_route(text: str) -> ConfigurationError:
@@ -78,9 +54,9 @@ def _bad_route(text: str) -> ConfigurationError:
 
 
 def _check_port(port: int, where: str, *, lowest: int) -> None:
-    if not lowest <= port <= 65535:
+    if type(port) is not int or not lowest <= port <= 65535:
         raise ConfigurationError(
-            "a port is out of range", where=where, expected=f"{lowest}-65535", seen=str(port)
+            "a port is out of range", where=where, expected=f"{lowest}-65535", seen=repr(port)
         )
 
 
@@ -102,6 +78,11 @@ class EgressRoute:
     host: str
     ports: tuple[int, ...] = DEFAULT_PORTS
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", _canonical(self.host, self.host))
+        for port in self.ports:
+            _check_port(port, f"egress {self.host!r}", lowest=1)
+
     @classmethod
     def parse(cls, text: str) -> EgressRoute:
         """Read ``host``, ``host:port``, ``address``, ``[v6]`` or ``[v6]:port``.
@@ -109,8 +90,13 @@ class EgressRoute:
         Raises:
             ConfigurationError: the text is none of these.
         """
-        host, ports = _split_port(text.strip())
-        return cls(_canonical_host(host, text), ports)
+        bare = text.strip()
+        try:
+            address = bare.count(":") > 1 and not bare.startswith("[")
+            host, port = (bare, None) if address else split_authority(bare)
+        except ValueError:
+            raise _bad_route(text) from None
+        return cls(_canonical(host, text), DEFAULT_PORTS if port is None else (port,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +134,22 @@ class PublishedPort:
         Raises:
             ConfigurationError: the text is no loopback address with a port.
         """
-        address, colon, port = text.rpartition(":")
-        if not colon or not port.isdecimal():
+        try:
+            address, port = split_authority(text)
+        except (TypeError, ValueError):
+            port = None
+        if port is None:
             raise ConfigurationError(
                 "a published port cannot be read",
                 where="publish",
                 expected=f"address:port, such as {SPIKE_ALIAS}:{SPIKE_PORT}",
                 seen=repr(text),
             )
-        return cls(address, int(port), machine_port)
+        return cls(address, port, machine_port)
 
 
 #: What the sidecar of a bottle lets through that says nothing about it.
-DEFAULT_EGRESS = (EgressRoute("allowed.test"),)
+DEFAULT_EGRESS: tuple[EgressRoute, ...] = (EgressRoute("allowed.test"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +170,16 @@ class BottleSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 30.0
 
+    def __post_init__(self) -> None:
+        number = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool)
+        if not number or not 0 < self.timeout < math.inf:
+            raise ConfigurationError(
+                "a timeout is no number of seconds",
+                where="timeout",
+                expected="a number above 0",
+                seen=repr(self.timeout),
+            )
+
     @classmethod
     def from_words(
         cls,
@@ -197,16 +196,34 @@ class BottleSpec:
         Raises:
             ConfigurationError: a word has a value that makes no sense.
         """
-        routes = DEFAULT_EGRESS if egress is None else tuple(map(EgressRoute.parse, _texts(egress)))
-        port = (
-            PublishedPort(machine_port=machine_port)
-            if publish is None
-            else PublishedPort.parse(publish, machine_port)
-        )
+        routes = DEFAULT_EGRESS
+        if egress is not None:
+            texts = _texts(egress, "egress", '["allowed.test", "packages.test:8443"]')
+            routes = tuple(map(EgressRoute.parse, texts))
+        port = PublishedPort(machine_port=machine_port)
+        if publish is not None:
+            port = PublishedPort.parse(publish, machine_port)
         return cls(
             egress=routes,
             publish=port,
-            command=_texts(command, "command"),
-            environment=dict(environment or {}),
+            command=_texts(command, "command", '["sleep", "1000"]'),
+            environment=_environment({} if environment is None else environment),
             timeout=timeout,
         )
+
+
+def _environment(value: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(map(_is_variable, value.items())):
+        raise ConfigurationError(
+            "variables cannot be read",
+            where="environment",
+            expected='names and texts, such as {"NAME": "value"}',
+            seen=repr(value),
+        )
+    return dict(value)
+
+
+def _is_variable(item: tuple[str, str]) -> bool:
+    name, text = item
+    texts = isinstance(name, str) and isinstance(text, str)
+    return texts and name != "" and not {"=", "\0"} & {*name} and "\0" not in text

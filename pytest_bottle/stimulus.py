@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_bottle.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import User, Vantage
@@ -23,12 +26,43 @@ def _family(host: str) -> int:
     return 6 if ":" in host else 4
 
 
+def _address(host: str) -> str:
+    """The spelling in which the witness will write the destination down.
+
+    A name, or an odd spelling, would be sent somewhere that nobody listens for: silence there would
+    look like a block.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise ConfigurationError(
+            "a stimulus needs an address to go to",
+            where="stimulus",
+            expected="an IPv4 or IPv6 address",
+            seen=repr(host),
+            next_step="for a name there is Web, whose nonce is in the name",
+        ) from None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)  # ::ffff:1.2.3.4 goes out as IPv4
+
+
+def _check_port(port: int) -> None:
+    if not 0 <= port <= 65535:
+        raise ConfigurationError(
+            "a port is out of range", where="stimulus", expected="0-65535", seen=repr(port)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Tcp:
     """A TCP connection to an address and a port, with a nonce that the far end echoes."""
 
     host: str
     port: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", _address(self.host))
+        _check_port(self.port)
 
     @property
     def key(self) -> Key:
@@ -51,6 +85,10 @@ class Udp:
     port: int
     prefix: str = ""
     answers: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", _address(self.host))
+        _check_port(self.port)
 
     @property
     def key(self) -> Key:
@@ -75,6 +113,9 @@ class Icmp:
     host: str
     raw: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", _address(self.host))
+
     @property
     def key(self) -> Key:
         """Family and protocol; there is no port."""
@@ -96,6 +137,9 @@ class Web:
     host: str
     name: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", self.host and _address(self.host))
+
     @property
     def key(self) -> Key:
         """Family, protocol and port."""
@@ -104,9 +148,10 @@ class Web:
     def operation(self) -> dict[str, object]:
         """What the probe is told; ``%s`` stands for the nonce."""
         name = f"%s.{self.name}"
+        address = f"[{self.host}]" if ":" in self.host else self.host
         return {
             "kind": "http",
-            "url": f"https://{self.host or name}/",
+            "url": f"https://{address or name}/",
             "sni": name,
             "headers": {"Host": name},
             "proxy": None,

@@ -42,6 +42,12 @@ BLOCKED_OUTCOMES = frozenset(
 )
 #: Outcomes by which something answered.
 ANSWERED_OUTCOMES = frozenset({"connected", "answered", "tls-untrusted"})
+#: What an outcome comes to while the far end is silent; every other word is no observation.
+_WHILE_SILENT = {
+    **dict.fromkeys(ANSWERED_OUTCOMES, Finding.TERMINATED_LOCALLY),
+    **dict.fromkeys(BLOCKED_OUTCOMES, Finding.BLOCKED),
+    "not-sendable": Finding.NOT_SENDABLE,
+}
 
 
 def judge(outcome: str | None, *, echo: bool, heard: bool, controls: bool) -> Finding:
@@ -53,20 +59,14 @@ def judge(outcome: str | None, *, echo: bool, heard: bool, controls: bool) -> Fi
         heard: whether the witness heard the stimulus.
         controls: whether every positive control of it is green.
     """
-    if outcome in ANSWERED_OUTCOMES:
-        if echo or heard:
-            return Finding.LEAKED
-        return Finding.TERMINATED_LOCALLY if controls else Finding.INCONCLUSIVE
-    if outcome in BLOCKED_OUTCOMES:
-        if heard:
-            return Finding.LEAKED_ONE_WAY
-        return Finding.BLOCKED if controls else Finding.INCONCLUSIVE
-    if outcome == "not-sendable":
-        if heard:
-            return Finding.LEAKED_ONE_WAY
-        return Finding.NOT_SENDABLE if controls else Finding.INCONCLUSIVE
-    # Missing, a tool's own error, or a word that we do not know: nothing was observed.
-    return Finding.INCONCLUSIVE
+    silent = _WHILE_SILENT.get(outcome or "")
+    if silent is None:  # missing, a tool's own error, or a word that we do not know
+        return Finding.INCONCLUSIVE
+    if echo or (heard and silent is Finding.TERMINATED_LOCALLY):
+        return Finding.LEAKED
+    if heard:
+        return Finding.LEAKED_ONE_WAY
+    return silent if controls else Finding.INCONCLUSIVE
 
 
 def combine(findings: Iterable[Finding]) -> Verdict:

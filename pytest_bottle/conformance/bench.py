@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.conformance import survey
+from pytest_bottle.conformance import conditions, survey
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, NotSupported, Violation
 from pytest_bottle.firing import run_one
@@ -81,14 +81,8 @@ class Bench:
         return [survey.judge_claim(self.evidence, claim, unmet) for claim in claims]
 
     def unmet(self) -> str:
-        """Name the control of the whole survey that is red, if one is.
-
-        The agent's probe must work (CTL-02) and the intended path must exist (PXY-01): without
-        them a bottle that carries nothing at all would look isolated.
-        """
-        from pytest_bottle.conformance.checks import controls, proxy
-
-        return controls.broken_probe(self.evidence) or proxy.broken_path(self.evidence)
+        """Name the condition of the whole survey that is not met; empty if all are."""
+        return conditions.broken_probe(self.evidence) or conditions.broken_path(self.evidence)
 
     def require_blocked(self) -> str:
         """Require that every claim of the check that runs was blocked; returns the mechanisms."""

@@ -1,4 +1,7 @@
-"""``docs/checks.md`` is made of the registry; ``python tests/docs/test_checks_page.py`` writes it."""
+"""What ``docs/checks.md`` says of each check is made of the registry.
+
+``python tests/docs/test_checks_page.py`` writes it anew.
+"""
 
 from __future__ import annotations
 
@@ -11,49 +14,31 @@ from pytest_bottle.conformance.registry import all_checks
 if TYPE_CHECKING:
     from pytest_bottle.conformance.registry import Check
 
+CHECKS = all_checks()
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "checks.md"
-_HEAD = """\
-# Checks
-
-<!-- Made of the registry by tests/docs/test_checks_page.py: do not edit. -->
-
-Every check is a property of a bottle, with a permanent ID.
-`pytest --pyargs pytest_bottle.conformance -k NET-01` runs one alone.
-
-- **Level**: `core` must hold on every backend; `strict` on hardened ones; `quirk` records what a platform does.
-- **Witness**: who gives the verdict. `required` is the recorder at the far end; `required (H)` is a record kept at the bottle's own host or sidecar; `no` is an inspection.
-- **Mutant**: `yes` if `--bottle-mutant=ID` weakens the backend so that this check must report VIOLATED.
-  CTL-01, CTL-03, CTL-04 and PXY-01 are VIOLATED on the `black-hole` backend.
-
+_TABLE = """\
 | ID | property | level | severity | witness | mutant |
 | --- | --- | --- | --- | --- | --- |
 """
-_EVIDENCE = """
-## Evidence
-
-The reports, advisories and observations that each check rests on.
-"S18" and the like are facts of bot-bottle's networking spike, as numbered in [research](../research/README.md).
-
-"""
 
 
-def render() -> str:
-    """Write the page."""
-    checks = all_checks()
-    return "".join([_HEAD, *map(_row, checks), _EVIDENCE, *map(_evidence, checks)])
+def render(page: str) -> str:
+    """Give the page with its generated parts made anew."""
+    page = _fill(page, "table", _TABLE + "".join(map(_property, CHECKS)))
+    return _fill(page, "evidence", "".join(map(_evidence, CHECKS)))
 
 
-def _row(check: Check) -> str:
+def _fill(page: str, name: str, text: str) -> str:
+    head, mark, rest = page.partition(f"<!-- {name} -->\n\n")
+    _, end, tail = rest.partition("\n<!-- end -->")
+    return head + mark + text + end + tail
+
+
+def _property(check: Check) -> str:
+    facts = (check.level.value, check.severity.value, check.witness.value)
     mutant = "yes" if check.id in MUTANTS else "none yet"
-    fields = (
-        f"`{check.id}`",
-        f"**{check.title}.** {check.requirement}",
-        check.level.value,
-        check.severity.value,
-        check.witness.value,
-        mutant,
-    )
-    return f"| {' | '.join(field.replace('|', chr(92) + '|') for field in fields)} |\n"
+    text = f"**{check.title}.** {check.requirement}".replace("|", "\\|")
+    return f"| `{check.id}` | {text} | {' | '.join(facts)} | {mutant} |\n"
 
 
 def _evidence(check: Check) -> str:
@@ -61,9 +46,12 @@ def _evidence(check: Check) -> str:
 
 
 def test_the_page_of_the_checks_is_up_to_date() -> None:
-    """The committed catalogue says of each check what the registry says."""
-    assert PAGE.read_text() == render(), "write it anew: python tests/docs/test_checks_page.py"
+    """The committed page says of each check what the registry says."""
+    page = PAGE.read_text()
+
+    assert page.count("<!-- end -->") == 2
+    assert page == render(page), "write it anew: python tests/docs/test_checks_page.py"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render())
+    PAGE.write_text(render(PAGE.read_text()))

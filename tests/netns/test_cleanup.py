@@ -58,7 +58,7 @@ class Run:
         (folder / "test_user.py").write_text(_SUITE.replace("{then}", then))
         (folder / "pytest.ini").write_text("[pytest]\n")
         self.links = links()
-        self.files = set(os.listdir("/tmp"))  # noqa: S108
+        self.files = set(os.listdir("/tmp"))
         root = str(Path(__file__).parents[2])
         environment = {**os.environ, "PYTHONPATH": root}
         for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
@@ -95,7 +95,7 @@ def check_nothing_left(run: Run, family: Family) -> None:
     assert len(family.namespaces) >= 4  # H, the lab, two guests
     assert wait_until_gone(family) == []
     assert links() == run.links
-    made = set(os.listdir("/tmp")) - run.files  # noqa: S108
+    made = set(os.listdir("/tmp")) - run.files
     assert not [name for name in made if "bottle" in name]
 
 
@@ -138,7 +138,7 @@ def test_killed(tmp_path: Path, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("name", ["bottle-keeper", "bottle-server"])
 def test_a_part_of_ours_is_killed(tmp_path: Path, name: str) -> None:
-    """If the keeper or the server itself is killed, the rest goes with it and the test hears why."""
+    """If the keeper or the server is killed, the rest goes with it and the test hears why."""
     then = "bottle.agent.run('sleep', '60', timeout=10)"
     run = Run(tmp_path, then, "-k", "test_it")
     family = run.family()
@@ -171,7 +171,9 @@ def _first_family(pid: int, size: int) -> Family:
     """Wait until a process has more than ``size`` descendants, or has ended."""
     end = time.monotonic() + 20
     family = family_of(pid)
-    while len(family.processes) <= size and time.monotonic() < end and os.path.exists(f"/proc/{pid}"):
+    while len(family.processes) <= size and time.monotonic() < end:
+        if not os.path.exists(f"/proc/{pid}"):
+            break
         family = family_of(pid)
     return family
 
@@ -181,7 +183,7 @@ def _name(pid: int) -> str:
 
 
 def test_always_keep(tmp_path: Path) -> None:
-    """A kept bottle outlives pytest, can be entered by the printed line and removed by the other."""
+    """A kept bottle outlives pytest; one printed line enters it, another removes it."""
     run = Run(tmp_path, "pass", "-k", "test_it", "--bottle-keep=always")
     family = run.family()
     code, output = run.end()
@@ -203,7 +205,10 @@ def test_always_keep(tmp_path: Path) -> None:
 
 def test_keep_on_failure(tmp_path: Path) -> None:
     """With --bottle-keep=on-failure a failing test's bottle stays, a passing one's goes."""
-    ends: dict[str, Callable[[Family], list[str]]] = {"pass": wait_until_gone, "assert 0": left_of}
+    ends: dict[str, Callable[[Family], list[str]]] = {
+        "pass": wait_until_gone,
+        "assert 0": left_of,
+    }
     for number, (then, look) in enumerate(ends.items()):
         folder = tmp_path / str(number)
         folder.mkdir()

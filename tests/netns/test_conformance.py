@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_the_netns_backend_passes() -> None:
     """On the netns backend every check passes, none is inconclusive."""
     verdicts = judge(NetnsBackend())
 
-    assert {v for v in verdicts.values()} == {Verdict.PASSED}, verdicts
+    assert set(verdicts.values()) == {Verdict.PASSED}, verdicts
     assert len(verdicts) == len(all_checks()) >= 18
 
 
@@ -85,7 +85,7 @@ def test_nothing_passes_for_the_wrong_reason_on_the_black_hole() -> None:
 
 
 def test_a_violation_says_what_where_who_and_how_to_rerun() -> None:
-    """A leak's message names property, stimulus, what the witness heard, evidence and rerun line."""
+    """A leak's message names property, stimulus, who heard what, evidence and rerun line."""
     backend = open_mutant("NET-01")
     try:
         bench = Bench(backend)
@@ -123,7 +123,7 @@ def test_front_door_by_package(pytester: pytest.Pytester, workers: tuple[str, ..
             "18 passed, 0 violated, 0 inconclusive, 0 not supported, 0 not run, 0 waived",
         ]
     )
-    cases = ElementTree.parse(Path(pytester.path, "out.xml")).iter("testcase")
+    cases = ET.parse(Path(pytester.path, "out.xml")).iter("testcase")
     properties = [p.attrib for case in cases for p in case.iter("property")]
     assert {"name": "bottle_check", "value": "PXY-01"} in properties
 

@@ -87,7 +87,7 @@ def test_metadata_service_answers_the_open_guest(shared_bottle: Bottle) -> None:
 
 
 def test_https_is_verified_against_the_lab_s_authority(shared_bottle: Bottle) -> None:
-    """curl in the agent verifies the lab's certificate with what it finds in its own /etc/ssl."""
+    """A curl in the agent verifies the lab's certificate with what it finds in its own /etc/ssl."""
     result = shared_bottle.agent.run("curl", "-sS", "https://allowed.test/hello")
 
     assert '"scheme": "https"' in result.out, result.err
@@ -105,9 +105,7 @@ def test_bottles_are_disjoint(netns: NetnsBackend) -> None:
     with ThreadPoolExecutor(4) as pool:
         bottles = list(pool.map(lambda _: Bottle(netns, BottleSpec()), range(4)))
     try:
-        subnets = {
-            n.subnet for b in bottles for n in (b.internal_network, b.egress_network)
-        }
+        subnets = {n.subnet for b in bottles for n in (b.internal_network, b.egress_network)}
         assert len(subnets) == 8
         assert len({b.sidecar.published_at_host for b in bottles}) == 4
         assert {b.agent.fetch("http://allowed.test/").status for b in bottles} == {200}

@@ -117,9 +117,7 @@ def test_root_is_not_told_about_switches_for_others(
 ) -> None:
     """A switch that stops only unprivileged users is not blamed for what root could not do."""
     (tmp_path / "apparmor_restrict_unprivileged_userns").write_text("1\n")
-    moved = [
-        s._replace(path=str(tmp_path / os.path.basename(s.path))) for s in refusal.SWITCHES
-    ]
+    moved = [s._replace(path=str(tmp_path / os.path.basename(s.path))) for s in refusal.SWITCHES]
     monkeypatch.setattr(refusal, "SWITCHES", moved)
 
     fields = refusal.explain(OSError(errno.EPERM, "mount: Operation not permitted"), user=0)

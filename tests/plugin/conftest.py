@@ -64,7 +64,7 @@ class ToyLog:
 
 
 @pytest.fixture(autouse=True)
-def no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def quiet_surroundings(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs these tests out of the runs under test, and big plugins."""
     for name in [name for name in os.environ if name.startswith("BOTTLE_")]:
         monkeypatch.delenv(name)

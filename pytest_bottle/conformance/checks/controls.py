@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Feature, Vantage
-from pytest_bottle.conformance import survey
+from pytest_bottle.backends.contract import Feature
+from pytest_bottle.conformance import conditions, survey
 from pytest_bottle.conformance.registry import Severity, check
-from pytest_bottle.firing import Operation, heard
-from pytest_bottle.stimulus import new_nonce
+from pytest_bottle.firing import heard
 
 if TYPE_CHECKING:
     from pytest_bottle.conformance.bench import Bench
-    from pytest_bottle.conformance.plan import Plan
     from pytest_bottle.conformance.survey import Evidence
 
 _LAB = frozenset({Feature.LAB})
-_SELFTEST = "CTL-02 self-test"
-#: What each operation of the self-test must come to on the probe's own loopback.
-_EXPECTED = {
-    "tcp": ("connected",),
-    "udp": ("answered",),
-    "icmp": ("answered", "not-sendable"),  # a kernel may keep ping sockets to itself
-    "http": ("answered",),
-    "closed": ("refused",),
-}
 
 
 @check(
@@ -48,11 +37,6 @@ def witness_hears(bench: Bench) -> str:
     return f"{len(evidence.before)} keys heard from the sidecar"
 
 
-def _self_test(plan: Plan) -> None:
-    what = {"kind": "selftest", "nonce": new_nonce()}
-    plan.during.append(Operation(_SELFTEST, Vantage.AGENT, what))
-
-
 @check(
     "CTL-02",
     "The probe itself works inside the agent",
@@ -62,30 +46,16 @@ def _self_test(plan: Plan) -> None:
         "https://github.com/poojakira/mcp-agent-security-gateway/pull/7",
         "https://github.com/kubernetes/kubernetes/pull/124424",
     ),
-    stimuli=_self_test,
+    stimuli=conditions.plan_self_test,
 )
 def probe_works(bench: Bench) -> str:
     """A 'blocked' verdict means the probe ran and the network said no, not that a tool was missing,
     exec failed or the image lacked Python.
     """
-    broken = broken_probe(bench.evidence)
+    broken = conditions.broken_probe(bench.evidence)
     if broken:
         raise bench.violation(broken)
     return "every kind of stimulus recorded on the agent's own loopback"
-
-
-def broken_probe(evidence: Evidence) -> str:
-    """Say how the agent's probe is broken; empty if it works."""
-    record = evidence.volley.records.get(_SELFTEST)
-    if record is None:
-        return f"the agent's probe did not report: {evidence.volley.failures or 'no record'}"
-    records = record.get("records", {})
-    wrong = [
-        f"{name}: {records.get(name)}"
-        for name, outcomes in _EXPECTED.items()
-        if records.get(name, {}).get("outcome") not in outcomes
-    ]
-    return f"the agent's probe is broken: {'; '.join(wrong)}" if wrong else ""
 
 
 @check(

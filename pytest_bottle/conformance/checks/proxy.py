@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.conformance import conditions
+from pytest_bottle.conformance.conditions import ALLOWED, DENIED
 from pytest_bottle.conformance.registry import check
 from pytest_bottle.firing import Operation
 from pytest_bottle.stimulus import new_nonce
@@ -12,23 +14,8 @@ from pytest_bottle.stimulus import new_nonce
 if TYPE_CHECKING:
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.conformance.plan import Plan
-    from pytest_bottle.conformance.survey import Evidence
 
 _NEEDS = frozenset({Feature.LAB, Feature.AUDIT})
-_GET, _POST, _TLS = "PXY-01 GET", "PXY-01 POST", "PXY-01 CONNECT"
-_SIZE = 64 * 1024
-ALLOWED, DENIED = "allowed.test", "denied.test"
-
-
-def _allowed(plan: Plan) -> None:
-    nonce = new_nonce()
-    what = {"kind": "http", "proxy": "environment", "deadline": 5.0}
-    for name, more in (
-        (_GET, {"url": f"http://{ALLOWED}/{nonce}"}),
-        (_POST, {"url": f"http://{ALLOWED}/{nonce}", "method": "POST", "size": _SIZE}),
-        (_TLS, {"url": f"https://{ALLOWED}/{nonce}"}),
-    ):
-        plan.during.append(Operation(name, Vantage.AGENT, {**what, **more}))
 
 
 @check(
@@ -40,46 +27,19 @@ def _allowed(plan: Plan) -> None:
         "https://github.com/google-gemini/gemini-cli/pull/20788",
         "https://github.com/runvendo/vendo/pull/123",
     ),
-    stimuli=_allowed,
+    stimuli=conditions.plan_path,
 )
 def allowed_works(bench: Bench) -> str:
     """The one intended path exists: allowed name and port, plain HTTP and CONNECT with TLS, body
     intact both ways, by the proxy variables that the agent was given.
     """
-    broken = broken_path(bench.evidence)
+    broken = conditions.broken_path(bench.evidence)
     if broken:
         raise bench.violation(broken)
     requests = [r for r in bench.backend.audit(bench.topology) if r.get("host") == ALLOWED]
     if not any(r.get("decision") == "allow" for r in requests):
         raise bench.violation(f"the sidecar's record has no allowed request for {ALLOWED}")
     return "GET, POST of 64 KiB and CONNECT with TLS answered by the origin"
-
-
-def broken_path(evidence: Evidence) -> str:
-    """Say how the intended path is broken; empty if it works.
-
-    The origin's own answer is the evidence: it names the request it got and who brought it.
-    """
-    import json
-
-    sidecar = evidence.plan.topology.sidecar_outer_address
-    for name in (_GET, _POST, _TLS):
-        record = evidence.volley.records.get(name, {})
-        if record.get("status") != 200:
-            seen = {key: record.get(key) for key in ("outcome", "status", "detail", "body")}
-            return f"{name} through the proxy failed: {seen}"
-        try:
-            origin = json.loads(record["body"])
-        except ValueError:
-            return f"{name}: the answer is not the origin's: {record['body'][:200]!r}"
-        if origin.get("client") != sidecar:
-            return f"{name}: the origin saw {origin.get('client')}, not the sidecar {sidecar}"
-        expected = _SIZE if name == _POST else 0
-        if origin.get("body_length") != expected:
-            return f"{name}: the origin got {origin.get('body_length')} bytes, not {expected}"
-    if not any(r.src == sidecar for r in evidence.during()):
-        return f"the witness heard nothing from the sidecar's outer address {sidecar}"
-    return ""
 
 
 _DENIED_GET, _DENIED_CONNECT = "PXY-02 GET", "PXY-02 CONNECT"

@@ -1,0 +1,78 @@
+"""Running the probe as the suite does: its source and its orders on standard input."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pytest_bottle.firing import _BOOT, probe_source
+from pytest_bottle.stimulus import new_nonce
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+NONCE = new_nonce()
+Record = dict[str, Any]
+
+
+def run(
+    orders: bytes, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the probe with the given bytes behind its source."""
+    source = probe_source()
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _BOOT],
+        input=b"%d\n%s%s" % (len(source), source, orders),
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env=None if environment is None else dict(environment),
+    )
+
+
+def volley(
+    operations: list[Record], deadline: float = 5.0, environment: Mapping[str, str] | None = None
+) -> list[Record]:
+    """Run operations at once; returns every line that the probe wrote, in the order of writing."""
+    done = run(json.dumps({"deadline": deadline, "operations": operations}).encode(), environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def ask(
+    kind: str,
+    *,
+    deadline: float = 5.0,
+    environment: Mapping[str, str] | None = None,
+    **fields: object,
+) -> Record:
+    """Run one operation and return its record."""
+    operation = {"id": "one", "kind": kind, "nonce": NONCE, **fields}
+    record, last = volley([operation], deadline, environment)
+    assert (record.pop("id"), last) == ("one", {"done": 1})
+    assert record.pop("elapsed") >= 0
+    return record
+
+
+@contextmanager
+def nobody_listens() -> Iterator[int]:
+    """A TCP port of 127.0.0.1 that refuses, and that nobody else can take meanwhile."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+@contextmanager
+def never_accepts() -> Iterator[int]:
+    """A TCP port of 127.0.0.1 whose queue is full: a handshake with it never ends."""
+    with socket.socket() as sock, socket.socket() as first, socket.socket() as second:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(sock.getsockname())
+        yield sock.getsockname()[1]
