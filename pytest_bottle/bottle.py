@@ -123,7 +123,7 @@ class Guest:
         self._vantage = vantage
 
     def __repr__(self) -> str:
-        return f"<{self._vantage.value} of bottle {self._topology.id}, {self.address}>"
+        return f"<{self._vantage.value} of bottle {self._topology.id}>"
 
     @property
     def address(self) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
 from pytest_bottle.firing import Operation, Volley, fire, heard
-from pytest_bottle.stimulus import Shot, aimed_at
+from pytest_bottle.stimulus import Shot, aimed_at, sendable
 from pytest_bottle.verdict import Finding, judge
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def inquire(
     volley = fire(backend, topology, [Operation.of(shot)], deadline)
     after = _beat(backend, topology, stimulus, "after")
     window = internet.heard(start)
-    control = Shot("control", Vantage.OPEN, stimulus, User.AGENT)
+    control = Shot("control", Vantage.OPEN, sendable(stimulus), User.AGENT)
     opened = fire(backend, topology, [Operation.of(control)], deadline)
     controls = internet.heard(window.end)
 
@@ -74,7 +74,7 @@ def inquire(
 
 def _beat(backend: Backend, topology: Topology, stimulus: Stimulus, name: str) -> Shot:
     """Let the sidecar send the same kind of stimulus to an address of its own."""
-    target = aimed_at(stimulus, backend.internet.fresh_address(stimulus.key.family))
+    target = aimed_at(sendable(stimulus), backend.internet.fresh_address(stimulus.key.family))
     beat = Shot(name, Vantage.SIDECAR, target, User.AGENT)
     fire(backend, topology, [Operation.of(beat)])
     return beat

@@ -308,13 +308,27 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print what was inconclusive, the verdict of every check, and how to enter what was kept."""
-    kept = config.stash[_KEPT]
     every = [one for group in terminalreporter.stats.values() for one in group]
     reports = [one for one in every if hasattr(one, "bottle")]
-    if reports or kept:
+    if reports and not config.getoption("no_summary", default=False):
         from pytest_bottle import terminal
 
-        terminal.summarise(terminalreporter, config, reports, kept)
+        terminal.summarise(terminalreporter, config, reports)
+    _print_kept(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Tell what outlives the run also where there was no summary: somebody has to remove it."""
+    _print_kept(config)
+
+
+def _print_kept(config: pytest.Config) -> None:
+    kept = config.stash.get(_KEPT, [])
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if kept and reporter:
+        reporter.section("bottles kept", yellow=True)
+        while kept:
+            reporter.line(f"bottle: {kept.pop(0)}")
 
 
 # -- xdist ---------------------------------------------------------------------------------------

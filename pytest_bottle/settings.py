@@ -92,7 +92,7 @@ def describe(choices: Mapping[str, Choice]) -> str:
 def unknown(value: object, known: Iterable[str]) -> str:
     """Say that a value is not known, which one may be meant, and which ones are known."""
     known = tuple(known)
-    near = difflib.get_close_matches(str(value), known, 1, 0.4)
+    near = difflib.get_close_matches(str(value), known, 1)
     guess = f"; did you mean {near[0]!r}?" if near else ""
     return f"{value!r} is not known{guess} (known: {', '.join(known)})"
 

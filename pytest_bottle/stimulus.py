@@ -162,6 +162,14 @@ class Web:
 Stimulus = Tcp | Udp | Icmp | Web
 
 
+def sendable(stimulus: Stimulus) -> Stimulus:
+    """Give the form of a stimulus that a guest without privileges can send.
+
+    Raw sockets are for privileged probes; a ping socket sends the same bytes.
+    """
+    return Icmp(stimulus.host) if isinstance(stimulus, Icmp) else stimulus
+
+
 def aimed_at(stimulus: Stimulus, host: str) -> Stimulus:
     """Give the same stimulus for another destination."""
     return dataclasses.replace(stimulus, host=host)

@@ -1,4 +1,4 @@
-"""What the end of a run says: inconclusive tests, the verdicts, and what was kept."""
+"""What the end of a run says: inconclusive tests, and the verdict of every check."""
 
 from __future__ import annotations
 
@@ -18,22 +18,11 @@ _COLOURS = {"passed": "green", "violated": "red"}
 
 
 def summarise(
-    terminal: pytest.TerminalReporter,
-    config: pytest.Config,
-    reports: Sequence[Any],
-    kept: Sequence[str],
+    terminal: pytest.TerminalReporter, config: pytest.Config, reports: Sequence[Any]
 ) -> None:
-    """Print our sections, those that have something to say.
-
-    ``reports`` are those that carry facts of ours, ``kept`` is what outlives the run.
-    """
-    if not config.getoption("no_summary", default=False):
-        _print_inconclusive(terminal, config, reports)
-        _print_verdicts(terminal, _worst(one.bottle for one in reports if "id" in one.bottle))
-    if kept:  # whatever is left on the machine is told in any case
-        terminal.section("bottles kept", yellow=True)
-        for line in kept:
-            terminal.line(f"bottle: {line}")
+    """Print our sections, those that have something to say about reports with facts of ours."""
+    _print_inconclusive(terminal, config, reports)
+    _print_verdicts(terminal, _worst(one.bottle for one in reports if "id" in one.bottle))
 
 
 def _print_inconclusive(

@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.firing import _BOOT, probe_source
-from pytest_bottle.stimulus import new_nonce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-NONCE = new_nonce()
+NONCE = "0123456789abcdef" * 2
 Record = dict[str, Any]
 
 

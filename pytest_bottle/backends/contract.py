@@ -143,6 +143,7 @@ class BackendInfo:
         emulated: True when it only behaves like the platform of its name.
         detail: one line for the report header: kernel, rootless or not.
         denial: how its sidecar denies.
+        mutant: the check whose mutant it is, if it was weakened on purpose.
     """
 
     name: str
@@ -151,6 +152,7 @@ class BackendInfo:
     emulated: bool = False
     detail: str = ""
     denial: DenialForm = DenialForm()
+    mutant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +283,14 @@ class SidecarRequest:
         listen: the address and port towards the agent.
         publish: where the status service is published at the bottle's host.
         machine_port: the port on the machine's 127.0.0.1; 0 lets the kernel choose.
+        timeout: seconds that it may take to start.
     """
 
     config: Mapping[str, object]
     listen: Endpoint
     publish: Endpoint
     machine_port: int = 0
+    timeout: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +299,7 @@ class GuestRequest:
 
     ``command`` is a long-running program of the user's; without one the guest is idle.
     ``resolver`` is the DNS server that its own programs ask; an isolated guest has none.
+    ``timeout`` is how many seconds it may take to start.
     """
 
     name: str
@@ -303,6 +308,7 @@ class GuestRequest:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     resolver: str | None = None
+    timeout: float = 30.0
 
 
 class Engine(Protocol):

@@ -102,18 +102,26 @@ class EngineBackend:
                 f"{name}-sidecar",
                 _TRUST,
                 resolver=RESOLVER.host,
+                timeout=spec.timeout,
             )
         )
         proxy = Endpoint(sidecar.addresses[internal.name], PROXY_PORT)
         published = Endpoint(self._alias(name, spec), spec.publish.port)
         machine = self.engine.run_sidecar(
             sidecar.name,
-            SidecarRequest(_proxy_config(spec), proxy, published, spec.publish.machine_port),
+            SidecarRequest(
+                _proxy_config(spec), proxy, published, spec.publish.machine_port, spec.timeout
+            ),
         )
         environment = {**_agent_environment(proxy), **spec.environment}
         agent = self.engine.run_guest(
             GuestRequest(
-                f"{name}-agent", (internal.name,), f"{name}-agent", environment, spec.command
+                f"{name}-agent",
+                (internal.name,),
+                f"{name}-agent",
+                environment,
+                spec.command,
+                timeout=spec.timeout,
             )
         )
         self._attached[name] = {Vantage.AGENT: agent, Vantage.SIDECAR: sidecar}

@@ -107,7 +107,7 @@ class Bench:
         check = self.current
         return Violation(
             f"{check.id} VIOLATED: {check.title}",
-            where=f"backend {self.backend.describe().name}, bottle {self.topology.id}",
+            where=self._where(),
             expected=check.requirement,
             seen=seen,
             next_step=self._next_step(),
@@ -118,7 +118,7 @@ class Bench:
         check = self.current
         return Inconclusive(
             f"{check.id} INCONCLUSIVE: {check.title}",
-            where=f"backend {self.backend.describe().name}, bottle {self.topology.id}",
+            where=self._where(),
             expected="green controls, and a record of every stimulus",
             seen=seen,
             next_step=self._next_step(),
@@ -127,11 +127,17 @@ class Bench:
     def _next_step(self) -> str:
         check = self.current
         evidence = f"; see {check.evidence[0]}" if check.evidence else ""
-        name = self.backend.describe().name
+        info = self.backend.describe()
+        option = f"mutant={info.mutant}" if info.mutant else f"backend={info.name}"
         return (
-            f"rerun alone: pytest --pyargs pytest_bottle.conformance --bottle-backend={name} "
+            f"rerun alone: pytest --pyargs pytest_bottle.conformance --bottle-{option} "
             f"-k {check.id}{evidence}"
         )
+
+    def _where(self) -> str:
+        info = self.backend.describe()
+        mutant = f" (mutant {info.mutant})" if info.mutant else ""
+        return f"backend {info.name}{mutant}, bottle {self.topology.id}"
 
 
 def _leaked(one: Judged) -> bool:

@@ -18,7 +18,7 @@ from pytest_bottle.spec import EgressRoute
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_bottle.backends.contract import Backend, Topology
+    from pytest_bottle.backends.contract import Backend, BackendInfo, Topology
     from pytest_bottle.spec import BottleSpec
 
 
@@ -27,7 +27,12 @@ class NetnsBackend(EngineBackend):
 
     def __init__(self, engine: NetnsEngine | None = None) -> None:
         self.netns = engine or NetnsEngine()
+        self.mutant = ""
         super().__init__(self.netns)
+
+    def describe(self) -> BackendInfo:
+        """Name the engine, and whose mutant it is."""
+        return dataclasses.replace(super().describe(), mutant=self.mutant)
 
 
 class _Leaky(NetnsBackend):
@@ -138,7 +143,7 @@ class _KeepsNetworks(NetnsEngine):
         del names
 
 
-MUTANTS: dict[str, Callable[[], Backend]] = {
+MUTANTS: dict[str, Callable[[], NetnsBackend]] = {
     "NET-01": _LiteralTcp,
     "NET-04": _OnePort,
     "NET-05": _Quic,
@@ -151,4 +156,6 @@ MUTANTS: dict[str, Callable[[], Backend]] = {
 
 def open_mutant(identity: str) -> Backend:
     """Open the backend that the check of this ID must catch."""
-    return MUTANTS[identity]()
+    backend = MUTANTS[identity]()
+    backend.mutant = identity
+    return backend

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.stimulus import Icmp, Key, Shot, Stimulus, Tcp, Udp, Web, aimed_at
+from pytest_bottle.stimulus import Icmp, Key, Shot, Stimulus, Tcp, Udp, Web, aimed_at, sendable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,11 +82,9 @@ class Plan:
         self.claims.append(Claim(check, shot, mirror, unmet=unmet))
 
     def _mirrored(self, stimulus: Stimulus) -> Stimulus:
-        if isinstance(stimulus, Icmp):  # the open guest has no raw sockets; ping sockets do as well
-            stimulus = Icmp(stimulus.host)
         if isinstance(stimulus, Web) and not stimulus.host:
             return stimulus  # goes where the name leads; the nonce in it tells the two apart
-        return aimed_at(stimulus, self.target(stimulus.key.family))
+        return aimed_at(sendable(stimulus), self.target(stimulus.key.family))
 
     def block_inbound(self, check: str, vantage: Vantage, stimulus: Stimulus, via: str) -> None:
         """Claim that a stimulus does not reach the agent's listener; the sidecar's own does."""

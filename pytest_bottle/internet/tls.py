@@ -111,4 +111,4 @@ def _load_by_name(context: ssl.SSLContext, pem: bytes, path: str) -> None:
         context.load_cert_chain(path)
     finally:
         os.close(fd)
-        os.unlink(path)  # noqa: PTH108 - pathlib would be one more late import
+        os.unlink(path)

@@ -10,8 +10,9 @@ import pytest
 import requests
 
 from pytest_bottle.backends.contract import Resource, Vantage
+from pytest_bottle.backends.engines.netns.canary import LOOPBACK_PORT
 from pytest_bottle.bottle import Bottle
-from pytest_bottle.errors import BottleError, BringUpError
+from pytest_bottle.errors import BringUpError
 from pytest_bottle.spec import BottleSpec, PublishedPort
 from pytest_bottle.stimulus import Icmp, Tcp
 
@@ -154,7 +155,7 @@ def test_a_taken_port_at_the_host(netns: NetnsBackend) -> None:
     spec = BottleSpec(publish=PublishedPort("127.0.0.99", 18080))
     with Bottle(netns, spec):
         before = netns.inventory()
-        with pytest.raises(BottleError, match="a port cannot be published") as caught:
+        with pytest.raises(BringUpError, match="a port cannot be published") as caught:
             netns.up(spec)
         assert caught.value.where == "127.0.0.99:18080 of the bottle's host"
         assert netns.inventory() == before
@@ -190,14 +191,15 @@ def test_a_command_that_stays(netns: NetnsBackend) -> None:
 
 def test_canaries_hear_who_comes(netns: NetnsBackend, shared_bottle: Bottle) -> None:
     """The host's canaries greet and write down a visitor, each with its port."""
-    netns.netns.start_canaries(wildcard=7001, loopback=7002)
     host = shared_bottle.guest(Vantage.HOST)
-    script = "import socket; print(socket.create_connection(('127.0.0.1', 7002)).recv(99))"
+    script = (
+        f"import socket; print(socket.create_connection(('127.0.0.1', {LOOPBACK_PORT})).recv(99))"
+    )
 
     said = host.run(shared_bottle.topology.python, "-I", "-S", "-c", script).out
 
     assert said == "b'BOTTLE-CANARY\\n'"
-    assert b'"port": 7002' in netns.engine.logs("host")
+    assert b'"port": %d' % LOOPBACK_PORT in netns.engine.logs("host")
 
 
 def test_nothing_is_left_of_many_bottles(netns: NetnsBackend) -> None:

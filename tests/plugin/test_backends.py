@@ -77,11 +77,11 @@ def test_all_bottles_go_though_one_will_not(pytester: pytest.Pytester, toy: ToyL
     """If taking one bottle down fails, the test errs, and the others go all the same."""
     pytester.makepyfile(
         """
-        def test_it(make_bottle, bottle_backend, monkeypatch):
+        def test_it(make_bottle):
             one, two, three = make_bottle(), make_bottle(), make_bottle()
             def refuse():
                 raise RuntimeError("it will not go")
-            monkeypatch.setattr(two, "close", refuse)
+            two.close = refuse
         """
     )
 
@@ -109,6 +109,8 @@ def test_bad_offers(pytester: pytest.Pytester, offer: str, expected: str) -> Non
         test_it="def test(): pass",
     )
 
+    pytester.syspathinsert()
+
     result = pytester.runpytest("-p", "first_plugin", "-p", "second_plugin")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -118,7 +120,7 @@ def test_bad_offers(pytester: pytest.Pytester, offer: str, expected: str) -> Non
 
 
 def test_unavailable_backend(pytester: pytest.Pytester) -> None:
-    """A backend that cannot work here gives each test its message, tried once, without a traceback."""
+    """A backend that cannot work here is tried once; each test has its message, no traceback."""
     pytester.makeconftest(
         """
         from pytest_bottle.errors import BackendUnavailableError
@@ -140,7 +142,6 @@ def test_unavailable_backend(pytester: pytest.Pytester) -> None:
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(errors=2)
-    assert result.outlines.count("tried") <= 1
     assert str(result.stdout).count("tried") == 1
     result.stdout.fnmatch_lines(
         [

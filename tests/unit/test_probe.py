@@ -1,4 +1,4 @@
-"""The probe, run as the suite runs it, against sinks on loopback: orders, records, direct stimuli."""
+"""The probe, run as the suite runs it, against sinks on loopback: all but HTTP."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pytest_bottle.firing import probe_source
 from pytest_bottle.guest import probe
 from tests.probing import NONCE, ask, never_accepts, nobody_listens, run, volley
+from tests.sidecars import silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,8 +95,6 @@ def test_operations_run_at_once(udp: socket.socket) -> None:
 def test_an_operation_may_have_a_deadline_of_its_own(udp: socket.socket) -> None:
     """It goes before the deadline of all."""
     port = udp.getsockname()[1]
-    with pytest.raises(AssertionError, match="elapsed"):
-        raise AssertionError("elapsed")
     operation = {"id": "x", "kind": "udp", "host": HERE, "port": port, "answers": True}
     record, _ = volley([{**operation, "nonce": NONCE, "deadline": 0.1}], deadline=30)
     assert record["outcome"] == "timeout"
@@ -119,22 +118,15 @@ def test_an_operation_may_be_held_back(udp: socket.socket) -> None:
         ({"kind": "udp", "host": HERE, "port": 9, "prefix": "xy"}, "ValueError: "),
         ({"kind": "tcp", "host": HERE, "port": 70000}, "OverflowError: "),
         ({"kind": "status", "pids": ["nobody"]}, "[Errno 2] "),
-        ({"kind": "arp", "subnet": "127.0.0.0/8", "source": HERE, "device": "no-such0"}, "[Errno "),
-        ({"kind": "netlink", "gateway": HERE, "device": "no-such0"}, "[Errno 19] "),
-        (
-            {"kind": "udp", "host": HERE, "port": 9, "via": HERE, "device": "no-such0"},
-            "[Errno 19] ",
-        ),
+        ({"kind": "netlink", "gateway": HERE, "device": "no-such0"}, "no interface "),
+        ({"kind": "udp", "host": HERE, "port": 9, "via": HERE, "device": "no-such0"}, "no interf"),
     ],
 )
 def test_a_fault_of_the_probe_is_no_block(fields: Record, detail: str) -> None:
     """What could not even be tried is a tool error, and says why."""
     record = ask(**fields)
-    if record["outcome"] == "not-sendable":  # no right to a packet socket
-        assert fields["kind"] == "arp"
-    else:
-        assert record["outcome"] == "tool-error"
-        assert record["detail"].startswith(detail)
+    assert record["outcome"] == "tool-error"
+    assert record["detail"].startswith(detail)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +175,7 @@ def test_a_limit_of_processes_loses_nothing(
     limit: int,
 ) -> None:
     """Where no more threads can be had, operations run after each other."""
-    start, started = threading.Thread.start, []
+    start, started = threading.Thread.start, list[threading.Thread]()
 
     def start_some(thread: threading.Thread) -> None:
         if len(started) == limit:
@@ -200,7 +192,7 @@ def test_a_limit_of_processes_loses_nothing(
     assert last == {"done": 5}
 
 
-# -- names: nothing here asks a real resolver ------------------------------------------------------
+# -- names: nothing here asks a real resolver ---------------------------------------------------
 
 
 def test_a_name_that_does_not_exist_is_a_failure_of_dns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,10 +226,7 @@ def test_a_name_that_cannot_exist_is_a_fault_of_the_orders() -> None:
     assert record["detail"].startswith("UnicodeError: ")
 
 
-@pytest.mark.parametrize("last", ["192.0.2.1", None])
-def test_every_address_of_a_name_is_tried(
-    monkeypatch: pytest.MonkeyPatch, listen: Listen, last: str | None
-) -> None:
+def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch, listen: Listen) -> None:
     """One that refuses does not hide one that answers."""
     port = listen(lambda sock: sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n"))
     resolve = socket.getaddrinfo
@@ -296,10 +285,8 @@ def test_an_echo_may_come_in_pieces(listen: Listen) -> None:
 
 
 def test_a_handshake_alone_is_a_connection(listen: Listen) -> None:
-    """A far end that says nothing, or resets, does not undo what the outcome says."""
-    over = threading.Event()
-    record = ask("tcp", host=HERE, port=listen(lambda _: over.wait(10) and None), deadline=0.2)
-    over.set()
+    """A far end that reads and says nothing does not undo what the outcome says."""
+    record = ask("tcp", host=HERE, port=listen(silent), deadline=0.2)
     assert record == {"outcome": "connected", "echo": False, "answer": ""}
 
 
@@ -414,7 +401,7 @@ def test_a_syn_is_whole(source: str, host: str, ports: list[int]) -> None:
         assert int.from_bytes(pseudo + packet, "big") % 0xFFFF == 0
 
 
-# -- the agent's listener ---------------------------------------------------------------------------
+# -- the agent's listener -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -442,10 +429,13 @@ def connect(port: int) -> socket.socket:
 def test_the_listener_reports_every_visitor(port: int) -> None:
     """Who came how to which port from where, and its first words; who was silent counts as well."""
     records: list[Record] = []
-    fields = {"tcp": [port], "udp": [port], "deadline": 1.5}
-    thread = threading.Thread(target=lambda: records.append(ask("listen", **fields)))
+
+    def listener() -> None:
+        records.append(ask("listen", tcp=[port], udp=[port], deadline=1.5))
+
+    thread = threading.Thread(target=listener)
     thread.start()
-    with connect(port) as silent, connect(port) as speaking, connect(port) as stranger:
+    with connect(port), connect(port) as speaking, connect(port) as stranger:
         speaking.sendall(b"BOTTLE n1\n")
         assert speaking.recv(100) == b"BOTTLE-ECHO n1\n"
         stranger.sendall(b"hello\n")
@@ -455,7 +445,6 @@ def test_the_listener_reports_every_visitor(port: int) -> None:
             sender.sendto(b"n2", (HERE, port))
             with pytest.raises(TimeoutError):
                 sender.recv(100)
-        silent.settimeout(5)
         thread.join()
     (record,) = records
     assert record["outcome"] == "listened"
@@ -475,7 +464,7 @@ def test_a_listener_that_cannot_listen_is_no_silence(port: int) -> None:
     assert (record["outcome"], record["errno"]) == ("tool-error", "EADDRINUSE")
 
 
-# -- what the agent can see of itself ----------------------------------------------------------------
+# -- what the agent can see of itself -----------------------------------------------------------
 
 
 def test_a_process_shows_its_identity() -> None:
@@ -504,7 +493,7 @@ def test_the_self_test_uses_every_kind_of_stimulus() -> None:
     assert record["records"]["udp"]["echo"]
 
 
-# -- the file itself ------------------------------------------------------------------------------------
+# -- the file itself ----------------------------------------------------------------------------
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:

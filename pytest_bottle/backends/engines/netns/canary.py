@@ -13,12 +13,14 @@ import socket
 import time
 
 GREETING = b"BOTTLE-CANARY\n"
+#: The ports, TCP and UDP: of the canary on every address, and of the one on 127.0.0.1 only.
+WILDCARD_PORT, LOOPBACK_PORT = 46011, 46012
 
 
-def listen(wildcard: int, loopback: int) -> list[socket.socket]:
-    """Open the canaries: TCP and UDP on each port, on every address and on 127.0.0.1."""
+def listen() -> list[socket.socket]:
+    """Open the canaries, in the current network namespace."""
     sockets = []
-    for address, port in (("0.0.0.0", wildcard), ("127.0.0.1", loopback)):
+    for address, port in (("0.0.0.0", WILDCARD_PORT), ("127.0.0.1", LOOPBACK_PORT)):
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             sock = socket.socket(socket.AF_INET, kind)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

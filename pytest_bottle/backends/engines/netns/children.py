@@ -93,28 +93,29 @@ class Ready:
     def __init__(self) -> None:
         self._read, self.write = os.pipe2(os.O_CLOEXEC)
 
-    def wait(self, who: str) -> None:
-        """Wait for the word; closes the pipe.
+    def wait(self, who: str, timeout: float = STARTUP) -> None:
+        """Wait for the word, so many seconds at most; closes the pipe.
 
         Raises:
             Refused: the part said something else, nothing, or nothing in time.
         """
         os.close(self.write)
         try:
-            self._wait(who)
+            self._wait(who, timeout)
         finally:
             os.close(self._read)
 
-    def _wait(self, who: str) -> None:
-        end, said = time.monotonic() + STARTUP, b""
+    def _wait(self, who: str, timeout: float) -> None:
+        end, said = time.monotonic() + timeout, b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._read, selectors.EVENT_READ)
             while said != b"ready":
                 if not selector.select(max(0.0, end - time.monotonic())):
                     raise Refused(
                         what=f"{who} was not ready in time",
-                        expected=f"its word within {STARTUP:g} s",
+                        expected=f"its word within {timeout:g} s",
                         seen=said.decode() or "nothing",
+                        next_step="give it more by --bottle-timeout, or free the machine",
                     )
                 part = os.read(self._read, 4096)
                 if not part:

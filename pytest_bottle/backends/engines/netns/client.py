@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bottle import _wire
-from pytest_bottle.errors import BackendUnavailableError, BottleError, TransportError
+from pytest_bottle.errors import (
+    BackendUnavailableError,
+    BottleError,
+    BringUpError,
+    TransportError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +29,15 @@ _BOOT = (
     "from pytest_bottle.backends.engines.netns.keeper import main; "
     "main(*map(int, sys.argv[1:4]))"
 )
-#: Seconds until the server must answer; a guest's start has its own, shorter deadline inside.
+#: Seconds until the server must answer, on top of what the request itself may take.
 _ANSWER = 20.0
+#: What it means that the server said no.
+_KINDS: dict[str, type[BottleError]] = {
+    "network_add": BringUpError,
+    "guest_add": BringUpError,
+    "sidecar": BringUpError,
+    "exec": TransportError,
+}
 
 
 def interpreter() -> str:
@@ -52,7 +64,7 @@ class Client:
             theirs.close()
             os.close(life_read)
         # The kernel needs some 15 ms to take a session away; nobody but the exit waits for it.
-        atexit.register(self._keeper.wait, 10)
+        atexit.register(self._finish)
         prefixes = {sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter()).parent.parent)}
         settings = {"prefixes": sorted(prefixes), "import_paths": [p for p in sys.path if p]}
         _wire.send(self._control, settings)
@@ -112,23 +124,27 @@ class Client:
             the answer and the files that came with it.
 
         Raises:
-            BottleError: the server said no, in its own words.
+            BottleError: the server said no, in its own words: BringUpError about a part of a
+                bottle, TransportError about a command.
             TransportError: the server is gone or does not answer.
         """
         request = {"op": operation, **fields}
+        timeout = _ANSWER + float(str(fields.get("timeout", 0)))
         try:
             with self._lock:
-                answer, received = _wire.call(self._control, request, tuple(fds), _ANSWER)
+                answer, received = _wire.call(self._control, request, tuple(fds), timeout)
         except (_wire.Closed, TimeoutError, OSError) as error:
+            # A late answer would be taken for that of the next question.
+            self._control.close()
             raise TransportError(
                 "the netns engine's server is gone or does not answer",
                 where=f"request {operation!r}",
-                expected=f"an answer within {_ANSWER:g} s",
+                expected=f"an answer within {timeout:g} s",
                 seen=repr(error),
                 next_step="the session is lost; start pytest again",
             ) from error
         if "error" in answer:
-            raise BottleError(**answer["error"])
+            raise _KINDS.get(operation, BottleError)(**answer["error"])
         return answer, received
 
     def keep(self) -> None:
@@ -145,6 +161,10 @@ class Client:
         self._life = -1
         self._control.close()
 
+    def _finish(self) -> None:
+        self.close()
+        self.wait()
+
     def wait(self, timeout: float = 10.0) -> None:
         """Wait until everything is gone.
 
@@ -155,7 +175,7 @@ class Client:
 
     def leave(self) -> None:
         """Let go of a keeper that was told to stay."""
-        atexit.unregister(self._keeper.wait)
+        atexit.unregister(self._finish)
         self._keeper.returncode = 0  # no warning about a child that is meant to live on
         self.close()
 

@@ -96,6 +96,7 @@ class NetnsEngine:
             networks=list(request.networks),
             hostname=request.hostname,
             resolver=request.resolver,
+            timeout=request.timeout,
         )
         self._environments[request.name] = request.environment
         if request.command:
@@ -147,6 +148,7 @@ class NetnsEngine:
                 config=request.config,
                 listen=[request.listen.host, request.listen.port],
                 publish=[[request.publish.host, request.publish.port]],
+                timeout=request.timeout,
             )
             self._lab.origin.ping()  # a sidecar is of use when what it leads to is there
             return Endpoint(*machine.getsockname())
@@ -204,10 +206,6 @@ class NetnsEngine:
     def _log(self, guest: str) -> int:
         _, (fd,) = self.client.call("logs", guest=guest)
         return fd
-
-    def start_canaries(self, *, wildcard: int, loopback: int) -> None:
-        """Start services at H: one on every address, one on loopback."""
-        self.client.call("canaries", wildcard=wildcard, loopback=loopback)
 
     def configure(self, where: str, changes: Sequence[Sequence[object]]) -> None:
         """Change routes, rules, links or settings of ``host``, ``lab`` or a guest (mutants do)."""

@@ -8,8 +8,8 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_bottle.backends.engines.netns import confine, linux
-from pytest_bottle.backends.engines.netns.children import Ready, Refused
+from pytest_bottle.backends.engines.netns import canary, confine, linux
+from pytest_bottle.backends.engines.netns.children import STARTUP, Ready, Refused
 from pytest_bottle.backends.engines.netns.fabric import Namespace
 
 if TYPE_CHECKING:
@@ -91,10 +91,9 @@ class Guests:
         return list(self._guests.values())
 
     def get(self, name: str) -> Guest:
-        """Find a guest; H gets a first process only when somebody asks for it."""
+        """Find a guest; H gets its processes only when somebody asks for it."""
         if name == HOST and HOST not in self._guests:
-            identity = _identity("bottle-host", [], None)
-            self._guests[HOST] = self._start(HOST, identity, self._fabric.host, [])
+            self._start_host()
         if name not in self._guests:
             raise Refused(
                 what="there is no such guest",
@@ -104,7 +103,33 @@ class Guests:
             )
         return self._guests[name]
 
-    def add(self, name: str, networks: Iterable[str], hostname: str, resolver: str | None) -> Guest:
+    def _start_host(self) -> None:
+        identity = _identity("bottle-host", [], None)
+        host = self._start(HOST, identity, self._fabric.host, [])
+        ready, log = Ready(), host.open_log()
+
+        def run() -> None:
+            linux.set_name("bottle-canary")
+            sockets = canary.listen()
+            self._users.become(AGENT)
+            os.write(ready.write, b"ready")
+            canary.serve(sockets, log)
+
+        try:
+            self.run_in(host, (ready.write, log), run)
+            ready.wait("the host's canaries")
+        finally:
+            os.close(log)
+        self._guests[HOST] = host
+
+    def add(
+        self,
+        name: str,
+        networks: Iterable[str],
+        hostname: str,
+        resolver: str | None,
+        timeout: float,
+    ) -> Guest:
         """Start a guest: a network namespace, cables, a file system, an idle first process."""
         if name in self._guests:
             raise Refused(what="a guest of this name exists", where=name)
@@ -113,7 +138,7 @@ class Guests:
         try:
             cables = self._fabric.attach(name, space, networks)
             identity = _identity(hostname, cables, resolver)
-            self._guests[name] = self._start(name, identity, space, cables)
+            self._guests[name] = self._start(name, identity, space, cables, timeout)
         except BaseException:
             self._fabric.release(name, cables)
             space.close()
@@ -126,6 +151,7 @@ class Guests:
         identity: confine.Identity,
         space: Namespace,
         cables: list[Attachment],
+        timeout: float = STARTUP,
     ) -> Guest:
         ready = Ready()
         linux.unshare(linux.CLONE_NEWPID)
@@ -136,7 +162,7 @@ class Guests:
             )
         finally:
             linux.setns(self._home_pid, linux.CLONE_NEWPID)
-        ready.wait(f"guest {name}")
+        ready.wait(f"guest {name}", timeout)
         return Guest(name, os.pidfd_open(pid), pid, space, cables)
 
     def _be_first(

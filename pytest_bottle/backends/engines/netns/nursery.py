@@ -25,6 +25,8 @@ _PLACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CL
 def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: bytes) -> None:
     """Fork sidecars and origins on request until the server closes the line.
 
+    Its first word is that it has a root of its own: until then the server must not change its root.
+
     Args:
         requests: the line to the server; see :func:`order_sidecar` and :func:`order_origin`.
         become_root: take the ids of the namespace's root, once the imports are done.
@@ -32,6 +34,7 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
     """
     linux.set_name("bottle-nursery")
     linux.unshare(linux.CLONE_NEWNS)  # the server's root is about to change, ours must not
+    _wire.send(requests, {"own_root": True})
     from pytest_bottle.guest import proxy  # noqa: F401 - it is inherited by every sidecar
     from pytest_bottle.internet import origin
 

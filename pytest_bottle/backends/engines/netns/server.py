@@ -15,7 +15,6 @@ from functools import partial
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import (
-    canary,
     confine,
     linux,
     nursery,
@@ -55,6 +54,7 @@ def _start(
     serve = partial(nursery.serve, theirs, _become_root, linux.seccomp_filter())
     children.fork((theirs.fileno(),), serve)
     theirs.close()
+    _wire.receive(nursery_line, STARTUP)
     sources = confine.collect(settings["prefixes"])
     _become_root()
     linux.set_name("bottle-server")
@@ -178,10 +178,10 @@ class Server:
     def op_lab(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Hand out the control ends of the witness and the origins.
 
-        The origins answer on theirs once the nursery has imported what they need.
+        The origins answer on theirs once the nursery has imported what they need. We hold the ends
+        as well: a lab that is kept outlives the owner.
         """
-        ends, self._lab = self._lab, (-1, -1)
-        return _OK, ends
+        return _OK, tuple(map(os.dup, self._lab))
 
     def op_trust(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Mint the certificate authority, once, and let every guest trust it."""
@@ -223,7 +223,11 @@ class Server:
     def op_guest_add(self, request: _wire.Message, _fds: list[int]) -> _Reply:
         """Start a guest: namespaces, cables, file system, an idle first process."""
         guest = self._guests.add(
-            request["name"], request["networks"], request["hostname"], request["resolver"]
+            request["name"],
+            request["networks"],
+            request["hostname"],
+            request["resolver"],
+            request["timeout"],
         )
         return {"cables": [cable._asdict() for cable in guest.cables]}, ()
 
@@ -276,7 +280,7 @@ class Server:
                 log=log,
                 published=[*fds, *(sock.fileno() for sock in published)],
             )
-            ready.wait(f"the sidecar in {guest.name}")
+            ready.wait(f"the sidecar in {guest.name}", request["timeout"])
         finally:
             os.close(log)
             for sock in published:
@@ -296,25 +300,6 @@ class Server:
                     next_step="another bottle may publish it; leave the address out and a free "
                     "one is chosen",
                 ) from error
-
-    def op_canaries(self, request: _wire.Message, _fds: list[int]) -> _Reply:
-        """Start the canary services of H: what any host has listening."""
-        host = self._guests.get(HOST)
-        ready, log = Ready(), host.open_log()
-
-        def run() -> None:
-            linux.set_name("bottle-canary")
-            sockets = canary.listen(request["wildcard"], request["loopback"])
-            self._users.become(AGENT)
-            os.write(ready.write, b"ready")
-            canary.serve(sockets, log)
-
-        try:
-            self._guests.run_in(host, (ready.write, log), run)
-            ready.wait("the host's canaries")
-        finally:
-            os.close(log)
-        return _OK, ()
 
     # -- administration ---------------------------------------------------------------------------
 

@@ -1,0 +1,96 @@
+"""What the probe's raw packets and requests come to, judged by a real kernel (see ``alone.py``)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.alone import FAR, NEAR
+
+ROOT = Path(__file__).resolve().parents[2]
+SYN_ACK, RST_ACK = 0x12, 0x14
+
+
+def look(*arguments: str) -> dict[str, Any]:
+    """Run the other side of these tests."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.alone", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def alone(netns_works: None) -> dict[str, Any]:
+    """What happened in a network of the probe's own."""
+    return look("alone")
+
+
+@pytest.fixture(scope="module")
+def powerless(netns_works: None) -> dict[str, Any]:
+    """What happened without any right to the network."""
+    return look()
+
+
+def test_a_syn_is_taken_for_one(alone: dict[str, Any]) -> None:
+    """An open port answers with SYN and ACK, a closed one with a reset."""
+    opened, closed = alone["sweep"]["ports"]
+    assert dict(alone["sweep"]["whole"]) == {opened: SYN_ACK, closed: RST_ACK}
+
+
+def test_a_syn_with_a_wrong_checksum_is_not(alone: dict[str, Any]) -> None:
+    """The control of the other tests: this kernel does look at checksums."""
+    assert alone["sweep"]["broken"] == []
+
+
+def test_a_sweep_reaches_every_port(alone: dict[str, Any]) -> None:
+    """Each of 65,535 SYNs is whole and gets its reset, by the kernel's own count."""
+    record = alone["every port"]
+    assert (record["outcome"], record["count"]) == ("sent", 65535)
+    assert (record["OutRsts"], record["InCsumErrors"]) == (65535, 0)
+
+
+def test_echo_requests_of_every_kind_are_answered(alone: dict[str, Any]) -> None:
+    """ICMP and ICMPv6, by a ping socket and by a raw one."""
+    assert alone["echo requests"] == [{"outcome": "answered", "echo": True}] * 4
+
+
+def test_who_is_on_the_link_answers_arp(alone: dict[str, Any]) -> None:
+    """Every address of the network is asked for, and its owner's link address is recorded."""
+    neighbours, far = alone["arp"]["neighbours"], alone["arp"]["far"]
+    assert neighbours == {NEAR: far, FAR: far}  # both ends of the cable are this one host's
+
+
+def test_a_packet_goes_by_the_next_hop_it_is_given(alone: dict[str, Any]) -> None:
+    """The route of one destination leads to a link address of the test's choice."""
+    assert alone["handed over"] == ["02:00:00:00:00:01 192.88.99.7"]
+
+
+def test_changes_of_the_network_are_done_for_who_may(alone: dict[str, Any]) -> None:
+    """The control of the refusals: these requests are well-formed (PRV-02)."""
+    assert set(alone["changes"]["answers"].values()) == {"done"}
+
+
+def test_changes_of_the_network_are_refused_to_who_may_not(
+    alone: dict[str, Any], powerless: dict[str, Any]
+) -> None:
+    """The same requests, and the kernel's word for each is EPERM."""
+    answers = powerless["changes"]["answers"]
+    assert answers.keys() == alone["changes"]["answers"].keys()
+    assert set(answers.values()) == {"EPERM"}
+
+
+@pytest.mark.parametrize("name", ["icmp", "sweep", "arp", "via"])
+def test_without_the_right_nothing_is_sent(powerless: dict[str, Any], name: str) -> None:
+    """A raw socket, a packet socket and a route of one's own need a capability."""
+    assert (powerless[name]["outcome"], powerless[name]["errno"]) == ("not-sendable", "EPERM")
