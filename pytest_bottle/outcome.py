@@ -23,7 +23,7 @@ def put_on(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[N
     )
     error = call.excinfo.value if call.excinfo else None
     if isinstance(error, Inconclusive):
-        _fail(report, item, error)
+        _refuse_excuse(report, item)
     if isinstance(error, NotSupported) and check:
         report.outcome = "skipped"
         report.longrepr = (__file__, 0, str(error))
@@ -34,12 +34,17 @@ def put_on(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[N
         report.bottle = _facts(item, check, verdict)  # type: ignore[attr-defined]
 
 
-def _fail(report: pytest.TestReport, item: pytest.Item, error: Inconclusive) -> None:
+def _refuse_excuse(report: pytest.TestReport, item: pytest.Item) -> None:
     """Let no xfail excuse an inconclusive outcome, unless it names it: it may hide a pass."""
-    raises = [mark.kwargs.get("raises") for mark in item.iter_markers("xfail")]
-    if hasattr(report, "wasxfail") and not any(kind and isinstance(error, kind) for kind in raises):
+    if hasattr(report, "wasxfail") and not any(map(_names_it, item.iter_markers("xfail"))):
         report.outcome = "failed"
         del report.wasxfail
+
+
+def _names_it(mark: pytest.Mark) -> bool:
+    raises = mark.kwargs.get("raises")
+    kinds = raises if isinstance(raises, tuple) else (raises,)
+    return any(isinstance(kind, type) and issubclass(kind, Inconclusive) for kind in kinds)
 
 
 def _verdict(

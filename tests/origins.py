@@ -9,10 +9,6 @@ import ssl
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import dns.message
-import dns.query
-import dns.rcode
-
 from pytest_bottle.internet import origin
 from pytest_bottle.internet.lab import OriginClient
 
@@ -84,10 +80,15 @@ class Trusted(NamedTuple):
 
 
 def query(
-    running: Running, name: str, qtype: str = "A", how: Callable[..., Any] = dns.query.udp
+    running: Running, name: str, qtype: str = "A", how: Callable[..., Any] | None = None
 ) -> tuple[str, list[str]]:
     """Ask as an independent implementation does; the response code and the records."""
+    import dns.message
+    import dns.query
+    import dns.rcode
+
     message = dns.message.make_query(name, qtype)
-    answer = how(message, running.address, port=running.dns_port, timeout=5)
+    ask = how or dns.query.udp
+    answer = ask(message, running.address, port=running.dns_port, timeout=5)
     records = [str(record) for rrset in answer.answer for record in rrset]
     return dns.rcode.to_text(answer.rcode()), records

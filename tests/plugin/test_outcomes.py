@@ -106,6 +106,8 @@ def test_less_output(
         ("xfail", pytest.ExitCode.TESTS_FAILED),
         ("xfail(strict=True)", pytest.ExitCode.TESTS_FAILED),
         ("xfail(raises=AssertionError)", pytest.ExitCode.TESTS_FAILED),
+        ("xfail(raises=Exception)", pytest.ExitCode.TESTS_FAILED),
+        ("xfail(raises=pytest.RaisesExc(Inconclusive))", pytest.ExitCode.TESTS_FAILED),
         ("xfail(raises=Inconclusive)", pytest.ExitCode.OK),
         ("xfail(raises=(OSError, Inconclusive))", pytest.ExitCode.OK),
     ],

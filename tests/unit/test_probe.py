@@ -223,7 +223,7 @@ def test_a_name_that_cannot_exist_is_a_fault_of_the_orders() -> None:
     """No resolver is asked for a label that is too long, so nothing was observed."""
     record = probe._attempt("http", {"url": f"http://{'a' * 64}.test/"}, 1.0)
     assert record["outcome"] == "tool-error"
-    assert record["detail"].startswith("UnicodeError: ")
+    assert "label" in record["detail"]
 
 
 def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch, listen: Listen) -> None:

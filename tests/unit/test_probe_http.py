@@ -341,7 +341,7 @@ def test_an_alert_after_the_handshake_is_a_reset(
 def test_certificates_that_cannot_be_read_are_no_block(
     ca: trustme.CA, listen: Listen, tmp_path: Path, text: str | None
 ) -> None:
-    """The numbers of OpenSSL's errors are no errnos: 100 is not a network that is down."""
+    """The network was not even asked; and the numbers of OpenSSL's errors are no errnos."""
     path = tmp_path / "ca.pem"
     if text is not None:
         path.write_text(text)
