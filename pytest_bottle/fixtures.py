@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pytest_bottle.bottle import Bottle
 from pytest_bottle.marker import spec_for
-from pytest_bottle.spec import BottleSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Topology
+    from pytest_bottle.bottle import Bottle
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.settings import Settings
+    from pytest_bottle.spec import BottleSpec
 
 _KEPT = pytest.StashKey[list[tuple["Backend", str]]]()
 
@@ -98,6 +98,8 @@ class MakeBottle:
         Raises:
             BottleError: it did not come up; nothing of it is left.
         """
+        from pytest_bottle.spec import BottleSpec
+
         spec = BottleSpec.from_words(
             egress=egress,
             publish=publish,
@@ -110,6 +112,8 @@ class MakeBottle:
 
     def make(self, spec: BottleSpec) -> Bottle:
         """Bring up what a specification says."""
+        from pytest_bottle.bottle import Bottle
+
         bottle = Bottle(self._backend, spec)
         self._lifetime.add(bottle)
         return bottle

@@ -43,6 +43,7 @@ class Witness(enum.Enum):
     REQUIRED = "required"
     AT_HOST = "required (H)"
     NO = "no"
+    NOT_APPLICABLE = "n/a"
 
 
 @dataclass(frozen=True, slots=True)

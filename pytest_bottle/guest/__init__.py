@@ -1,1 +1,1 @@
-"""What runs inside a guest: standard library and h11 only, Python 3.8 or newer, nothing of ours imported."""
+"""What runs inside a guest: standard library and h11 only, Python 3.8 or newer."""

@@ -32,7 +32,10 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_importing_the_package_imports_nothing_else_of_ours() -> None:
     """The package alone pulls in none of its own modules."""
-    script = "import sys, pytest_bottle; print([m for m in sys.modules if m.startswith('pytest_bottle.')])"
+    script = (
+        "import sys, pytest_bottle\n"
+        "print([m for m in sys.modules if m.startswith('pytest_bottle.')])"
+    )
 
     said = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30

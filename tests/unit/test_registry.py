@@ -36,8 +36,6 @@ RES-01|high|core|no|A normal end leaves nothing
 """
 ROWS = [tuple(cell.strip() for cell in line.split("|")) for line in CATALOGUE.split("\n")[1:-1]]
 IDS = [row[0] for row in ROWS]
-#: Where the checks say something else than the catalogue; a row goes when they agree again.
-OPEN_QUESTIONS = {"CTL-02": "registered as required", "HST-03": "registered as required (H)"}
 
 
 def registered(identity: str) -> Check:
@@ -64,17 +62,7 @@ def test_a_check_is_what_the_catalogue_says(
 
 @pytest.mark.parametrize(
     ("identity", "witness"),
-    [
-        pytest.param(
-            row[0],
-            Witness.NO if row[3] == "n/a" else Witness(row[3]),
-            marks=[pytest.mark.xfail(reason=OPEN_QUESTIONS[row[0]])]
-            if row[0] in OPEN_QUESTIONS
-            else [],
-            id=row[0],
-        )
-        for row in ROWS
-    ],
+    [pytest.param(row[0], Witness(row[3]), id=row[0]) for row in ROWS],
 )
 def test_the_catalogue_says_who_gives_the_verdict(identity: str, witness: Witness) -> None:
     """The far end alone, the bottle's host, or nobody but the prober."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance import conditions, survey
-from pytest_bottle.conformance.registry import Severity, check
+from pytest_bottle.conformance.registry import Severity, Witness, check
 from pytest_bottle.firing import heard
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def witness_hears(bench: Bench) -> str:
 @check(
     "CTL-02",
     "The probe itself works inside the agent",
+    witness=Witness.NOT_APPLICABLE,
     needs=_LAB,
     evidence=(
         "https://github.com/NVIDIA/NemoClaw/pull/2091",

@@ -36,7 +36,6 @@ def _get(bench: Bench, vantage: Vantage, host: str) -> Record:
     "HST-03",
     "A port published on host loopback is not a way back in",
     severity=Severity.MEDIUM,
-    witness=Witness.AT_HOST,
     needs=_NEEDS | {Feature.LAB},
     evidence=("bot-bottle spike S20", "https://github.com/moby/moby/pull/53723"),
 )
