@@ -138,7 +138,9 @@ FIGURES: dict[str, Callable[[], None]] = {
 
 def main() -> None:
     """Measure the named figures, or all."""
-    os.environ.pop("PYTEST_ADDOPTS", None)
+    # As a user has it: compiled modules are cached, and no option of ours is set.
+    for name in ("PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
+        os.environ.pop(name, None)
     for name in sys.argv[1:] or FIGURES:
         FIGURES[name]()
 

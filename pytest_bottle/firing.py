@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import marshal
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
+from importlib.machinery import SourceFileLoader
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.backends.contract import User, Vantage
@@ -24,9 +27,15 @@ if TYPE_CHECKING:
 DEADLINE = 1.0
 #: Seconds on top for the probe's own start and end; a loaded machine is slow.
 _GRACE = 15.0
+#: Runs the probe. It comes as source, for any interpreter, and compiled, for one like ours.
 _BOOT = (
-    "import sys; read = sys.stdin.buffer; "
-    "exec(compile(read.read(int(read.readline())), 'probe', 'exec'))"
+    "import gc, sys, marshal, _frozen_importlib_external as own; gc.disable(); "
+    "read = sys.stdin.buffer; "
+    "magic, *sizes = read.readline().split(); "
+    "source, code = (read.read(int(size)) for size in sizes); "
+    "same = magic == own.MAGIC_NUMBER.hex().encode(); "
+    "exec(marshal.loads(code) if same else compile(source, 'probe', 'exec')); "
+    "sys.stdout.flush(); import os; os._exit(0)"  # tidying up takes longer than many a probe
 )
 
 Place = tuple[Vantage, User]
@@ -155,9 +164,13 @@ def heard(shot: Shot, records: Iterable[Heard]) -> list[Heard]:
 
 
 @cache
-def probe_source() -> bytes:
-    """Read the probe's source text."""
-    return files("pytest_bottle.guest").joinpath("probe.py").read_bytes()
+def probe_program() -> bytes:
+    """Give the probe as :data:`_BOOT` reads it: a line with sizes, the source, compiled code."""
+    path = str(Path(__file__).parent / "guest" / "probe.py")
+    loader = SourceFileLoader("probe", path)  # uses the cache of compiled modules
+    source, code = loader.get_data(path), marshal.dumps(loader.get_code("probe"))
+    magic = MAGIC_NUMBER.hex().encode()
+    return b"%s %d %d\n%s%s" % (magic, len(source), len(code), source, code)
 
 
 def _run(
@@ -171,8 +184,7 @@ def _run(
         "deadline": deadline,
         "operations": [{"id": o.name, **o.what} for o in operations],
     }
-    source = probe_source()
-    stdin = b"%d\n%s%s" % (len(source), source, json.dumps(request).encode())
+    stdin = probe_program() + json.dumps(request).encode()
     argv = [topology.python, "-I", "-S", "-c", _BOOT]
     vantage, user = place
     names = {o.name for o in operations}

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pytest_bottle.marker import spec_for
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -151,6 +149,8 @@ def bottle_for(
 ) -> Iterator[Bottle]:
     """Bring up the bottle that the marker of the requesting node describes."""
     with make_bottles(request, backend, settings) as maker:
+        from pytest_bottle.marker import spec_for
+
         yield maker.make(spec_for(request.node, settings.timeout))
 
 

@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pytest_bottle.firing import _BOOT, probe_source
+from pytest_bottle.firing import _BOOT, probe_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,11 +21,10 @@ Record = dict[str, Any]
 def run(
     orders: bytes, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the probe with the given bytes behind its source."""
-    source = probe_source()
+    """Run the probe with the given bytes behind its program."""
     return subprocess.run(
         [sys.executable, "-I", "-S", "-c", _BOOT],
-        input=b"%d\n%s%s" % (len(source), source, orders),
+        input=probe_program() + orders,
         capture_output=True,
         check=False,
         timeout=60,

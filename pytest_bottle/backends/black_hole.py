@@ -6,7 +6,6 @@ wrong reason. Controls and PXY-01 are red on it, and negatives are INCONCLUSIVE.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engine_backend import EngineBackend
@@ -27,7 +26,7 @@ class BlackHole(EngineBackend):
 
     def describe(self) -> BackendInfo:
         """Name it, so that no report can be mistaken for another backend's."""
-        return dataclasses.replace(super().describe(), name="black-hole")
+        return super().describe()._replace(name="black-hole")
 
     def up(self, spec: BottleSpec) -> Topology:
         """Bring a bottle up and then drop everything."""

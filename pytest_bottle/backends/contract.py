@@ -8,8 +8,8 @@ backend of any engine.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,8 +44,7 @@ class User(enum.Enum):
     ROOT = "root"
 
 
-@dataclass(frozen=True, slots=True)
-class ExecResult:
+class ExecResult(NamedTuple):
     """How a command ended that did run.
 
     A command that could not be run raises :class:`~pytest_bottle.errors.TransportError` instead:
@@ -77,16 +76,14 @@ class ExecResult:
         return self.stderr.decode(errors="replace").removesuffix("\n")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Resource:
+class Resource(NamedTuple):
     """Something that exists on the host: its kind (process, link, …) and its identity."""
 
     kind: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """An address and a port."""
 
     host: str
@@ -120,8 +117,7 @@ class Feature(enum.Enum):
     """What exists on the host can be listed."""
 
 
-@dataclass(frozen=True, slots=True)
-class DenialForm:
+class DenialForm(NamedTuple):
     """How a backend's sidecar says no by policy: a status, and a header that names the reason.
 
     Status and header together make a denial attributable; a 502, a reset or an empty reply is not
@@ -132,8 +128,7 @@ class DenialForm:
     header: str = "x-bottle-denied"
 
 
-@dataclass(frozen=True, slots=True)
-class BackendInfo:
+class BackendInfo(NamedTuple):
     """What a backend says of itself.
 
     Attributes:
@@ -155,8 +150,7 @@ class BackendInfo:
     mutant: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkInfo:
+class NetworkInfo(NamedTuple):
     """A network as the engine made it: its subnet (CIDR) and the gateway's address in it."""
 
     name: str
@@ -165,16 +159,14 @@ class NetworkInfo:
     gateway: str
 
 
-@dataclass(frozen=True, slots=True)
-class GuestInfo:
+class GuestInfo(NamedTuple):
     """A running guest and its address on each of its networks."""
 
     name: str
     addresses: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(NamedTuple):
     """A running bottle, as values.
 
     Attributes:
@@ -274,8 +266,7 @@ class Backend(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class SidecarRequest:
+class SidecarRequest(NamedTuple):
     """The reference sidecar, as an engine is to run it in a guest.
 
     Attributes:
@@ -293,8 +284,7 @@ class SidecarRequest:
     timeout: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class GuestRequest:
+class GuestRequest(NamedTuple):
     """A guest, as an engine is to run it, on these networks in this order (S11).
 
     ``command`` is a long-running program of the user's; without one the guest is idle.
@@ -305,7 +295,7 @@ class GuestRequest:
     name: str
     networks: tuple[str, ...]
     hostname: str
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = MappingProxyType({})
     command: tuple[str, ...] = ()
     resolver: str | None = None
     timeout: float = 30.0

@@ -32,7 +32,7 @@ class NetnsBackend(EngineBackend):
 
     def describe(self) -> BackendInfo:
         """Name the engine, and whose mutant it is."""
-        return dataclasses.replace(super().describe(), mutant=self.mutant)
+        return super().describe()._replace(mutant=self.mutant)
 
 
 class _Leaky(NetnsBackend):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pytest_bottle.backends.contract import ExecResult, User, Vantage
 from pytest_bottle.errors import BringUpError, DeadlineError, NotSupported, TransportError
-from pytest_bottle.firing import Operation, fire, heard, probe_source, run_one
+from pytest_bottle.firing import Operation, fire, heard, probe_program, run_one
 from pytest_bottle.internet.records import Heard
 from pytest_bottle.stimulus import Icmp, Shot, Tcp, Udp, Web
 
@@ -51,9 +51,9 @@ class Guests:
     ) -> ExecResult:
         """Read the orders as the probe would, and leave the rest to the program."""
         assert topology is TOPOLOGY
-        length, _, rest = stdin.partition(b"\n")
-        assert rest[: int(length)] == probe_source()
-        orders = json.loads(rest[int(length) :])
+        program = probe_program()
+        assert stdin[: len(program)] == program
+        orders = json.loads(stdin[len(program) :])
         with self.lock:
             self.calls.append((vantage, user, argv, timeout))
             self.orders.append(orders)

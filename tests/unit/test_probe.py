@@ -12,13 +12,15 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_bottle.firing import probe_source
+import pytest_bottle
+from pytest_bottle.firing import _BOOT, probe_program
 from pytest_bottle.guest import probe
 from tests.probing import NONCE, ask, never_accepts, nobody_listens, run, volley
 from tests.sidecars import silent
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 HERE = "127.0.0.1"
 WORDS = b"BOTTLE " + NONCE.encode() + b"\n"
+
+SOURCE = (Path(pytest_bottle.__file__).parent / "guest" / "probe.py").read_bytes()
 
 
 @pytest.fixture
@@ -508,7 +512,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     """
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code],
-        input=probe_source(),
+        input=SOURCE,
         capture_output=True,
         check=True,
         timeout=30,
@@ -518,7 +522,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 
 def test_it_is_python_3_8_and_the_standard_library() -> None:
     """Any guest with a Python of the last years can run it."""
-    tree = ast.parse(probe_source(), feature_version=(3, 8))
+    tree = ast.parse(SOURCE, feature_version=(3, 8))
     modules = {
         name.name if isinstance(node, ast.Import) else node.module
         for node in ast.walk(tree)
@@ -526,3 +530,18 @@ def test_it_is_python_3_8_and_the_standard_library() -> None:
         for name in node.names
     }
     assert {str(module).partition(".")[0] for module in modules} <= sys.stdlib_module_names
+
+
+def test_another_interpreter_gets_along_with_the_source() -> None:
+    """Compiled code is used only where it fits; with another magic number the source is run."""
+    magic, rest = probe_program().split(b" ", 1)
+    orders = b'{"deadline": 1, "operations": []}'
+    for program in (magic + b" " + rest, b"00000000 " + rest):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _BOOT],
+            input=program + orders,
+            capture_output=True,
+            check=True,
+            timeout=30,
+        )
+        assert done.stdout == b'{"done": 0}\n'

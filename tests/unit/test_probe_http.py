@@ -102,7 +102,7 @@ def test_a_failed_connection_has_the_same_causes_as_without_http() -> None:
         ({"url": f"ftp://{HERE}/"}, "KeyError: 'ftp'"),
         ({"url": f"http://{HERE}:x/"}, "ValueError: "),
         ({"url": f"http://{HERE}/", "proxy": f"socks5://{HERE}"}, "KeyError: 'socks5'"),
-        ({"url": f"http://{HERE}/", "proxy": f"https://{HERE}"}, "KeyError: 'https'"),
+        ({"url": f"http://{HERE}/", "proxy": f"https://{HERE}"}, "ValueError: a proxy is spoken"),
         ({"url": f"http://{HERE}/", "proxy": "http://:80"}, "ValueError: the URL names no host"),
     ],
 )

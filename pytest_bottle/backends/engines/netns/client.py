@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
 import subprocess
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BOOT = (
-    "import sys; sys.path.extend(sys.argv[4:]); "
+    "import gc, sys; gc.disable(); sys.path.extend(sys.argv[4:]); "
     "from pytest_bottle.backends.engines.netns.keeper import main; "
-    "main(*map(int, sys.argv[1:4]))"
+    "gc.enable(); main(*map(int, sys.argv[1:4]))"
 )
 #: Seconds until the server must answer, on top of what the request itself may take.
 _ANSWER = 20.0
@@ -43,6 +42,13 @@ _KINDS: dict[str, type[BottleError]] = {
 def interpreter() -> str:
     """The real path of the interpreter that runs us: the one guests get."""
     return os.path.realpath(sys.executable)
+
+
+class _Keeper(subprocess.Popen[bytes]):
+    """The keeper's process: it sees to the end by itself, and nobody needs to wait for it."""
+
+    def __del__(self) -> None:
+        self.poll()  # and no warning that it still runs: it is meant to
 
 
 class Client:
@@ -63,8 +69,6 @@ class Client:
         finally:
             theirs.close()
             os.close(life_read)
-        # The kernel needs some 15 ms to take a session away; nobody but the exit waits for it.
-        atexit.register(self._finish)
         prefixes = {sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter()).parent.parent)}
         settings = {"prefixes": sorted(prefixes), "import_paths": [p for p in sys.path if p]}
         _wire.send(self._control, settings)
@@ -96,9 +100,9 @@ class Client:
             errors.seek(0)
             return errors.read().decode(errors="replace").strip()
 
-    def _spawn(self, control: socket.socket, life: int, errors: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, control: socket.socket, life: int, errors: int) -> _Keeper:
         numbers = [str(n) for n in (control.fileno(), life, os.getpid())]
-        return subprocess.Popen(
+        return _Keeper(
             [interpreter(), "-I", "-S", "-c", _BOOT, *numbers, *_import_paths()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -161,10 +165,6 @@ class Client:
         self._life = -1
         self._control.close()
 
-    def _finish(self) -> None:
-        self.close()
-        self.wait()
-
     def wait(self, timeout: float = 10.0) -> None:
         """Wait until everything is gone.
 
@@ -175,8 +175,6 @@ class Client:
 
     def leave(self) -> None:
         """Let go of a keeper that was told to stay."""
-        atexit.unregister(self._finish)
-        self._keeper.returncode = 0  # no warning about a child that is meant to live on
         self.close()
 
 

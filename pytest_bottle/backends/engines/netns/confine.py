@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 AGENT_UID: Final = 1000
-_SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_SYSTEM: Final = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"),
+    "/etc/alternatives",  # nothing but links into /usr
+)
 _ETC: Final = (
-    "alternatives",
     "ld.so.cache",
     "ld.so.conf",
     "localtime",
@@ -145,13 +147,7 @@ def _collect_trees(prefixes: Iterable[str]) -> tuple[dict[str, int], dict[str, s
 def _read_etc() -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for name in _ETC:
-        path = f"/etc/{name}"
-        if os.path.isdir(path):  # /etc/alternatives: links into /usr
-            for entry in os.listdir(path):
-                with suppress(OSError):
-                    found[f"{name}/{entry}"] = b"->" + os.fsencode(os.readlink(f"{path}/{entry}"))
-            continue
-        with suppress(OSError), open(path, "rb") as file:
+        with suppress(OSError), open(f"/etc/{name}", "rb") as file:
             found[name] = file.read()
     return found
 
@@ -162,10 +158,7 @@ def _fill(base: str, etc: dict[str, bytes], devices: dict[str, int]) -> None:
     os.makedirs(f"{base}{TRUST_FOLDER}", exist_ok=True)
     for name, content in etc.items():
         os.makedirs(os.path.dirname(f"{base}/etc/{name}"), exist_ok=True)
-        if content.startswith(b"->"):
-            os.symlink(content[2:], f"{base}/etc/{name}")
-        else:
-            _write(f"{base}/etc/{name}", content)
+        _write(f"{base}/etc/{name}", content)
     _write(f"{base}/etc/passwd", _PASSWD.encode())
     _write(f"{base}/etc/group", _GROUP.encode())
     _write(f"{base}/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n")
@@ -272,40 +265,66 @@ def _mount_proc(root: str) -> None:
 # -- what a guest may do ----------------------------------------------------------
 
 
-def make_user_namespace(uid: int) -> int:
-    """Make a standing user namespace whose only user is ``uid``; returns an open file.
+def make_user_namespaces(*uids: int) -> list[int]:
+    """Make standing user namespaces, each with one user of its own; returns open files.
 
     ``max_user_namespaces=0`` is written inside before anyone lives there: an empty bounding set
     and no_new_privs do not keep a process from nesting into a namespace where it has everything.
     """
-    ready_read, ready_write = os.pipe()
-    go_read, go_write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(ready_read)
-            os.close(go_write)
-            linux.unshare(linux.CLONE_NEWUSER)
-            os.write(ready_write, b"u")
-            os.read(go_read, 1)
-            with open("/proc/sys/user/max_user_namespaces", "w") as file:
-                file.write("0")
-            os.write(ready_write, b"r")
-            os.read(go_read, 1)
-        finally:
-            os._exit(0)
-    os.close(ready_write)
-    os.close(go_read)
+    settlers = [_Settler() for _ in uids]  # all at work before the first is waited for
     try:
-        _expect(ready_read, b"u", "a user namespace could not be nested")
-        map_ids(pid, uid, 0, 0, deny_setgroups=True)
-        os.write(go_write, b"g")
-        _expect(ready_read, b"r", "max_user_namespaces could not be written")
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        for settler, uid in zip(settlers, uids, strict=True):
+            settler.expect(b"u", "a user namespace could not be nested")
+            map_ids(settler.pid, uid, 0, 0, deny_setgroups=True)
+            settler.go()
+        return [settler.open() for settler in settlers]
     finally:
-        os.close(ready_read)
-        os.close(go_write)
-        os.waitpid(pid, 0)
+        for settler in settlers:
+            settler.let_go()
+        for settler in settlers:  # a later one holds copies of an earlier one's files
+            os.waitpid(settler.pid, 0)
+
+
+class _Settler:
+    """A child that makes a user namespace, closes it to nesting, and ends when it is open."""
+
+    def __init__(self) -> None:
+        self._said, say = os.pipe()
+        heard, self._go = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(self._said)
+                os.close(self._go)
+                self._settle(heard, say)
+            finally:
+                os._exit(0)
+        os.close(say)
+        os.close(heard)
+
+    def _settle(self, heard: int, say: int) -> None:
+        linux.unshare(linux.CLONE_NEWUSER)
+        os.write(say, b"u")
+        os.read(heard, 1)
+        with open("/proc/sys/user/max_user_namespaces", "w") as file:
+            file.write("0")
+        os.write(say, b"r")
+        os.read(heard, 1)  # until it is open, or we are gone
+
+    def expect(self, byte: bytes, otherwise: str) -> None:
+        if os.read(self._said, 1) != byte:
+            raise OSError(1, otherwise)
+
+    def go(self) -> None:
+        os.write(self._go, b"g")
+
+    def open(self) -> int:
+        self.expect(b"r", "max_user_namespaces could not be written")
+        return os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+    def let_go(self) -> None:
+        os.close(self._said)
+        os.close(self._go)
 
 
 def map_ids(pid: int, inside: int, uid: int, gid: int, *, deny_setgroups: bool) -> None:
@@ -314,11 +333,6 @@ def map_ids(pid: int, inside: int, uid: int, gid: int, *, deny_setgroups: bool) 
         _write(f"/proc/{pid}/setgroups", b"deny")
     _write(f"/proc/{pid}/uid_map", f"{inside} {uid} 1".encode())
     _write(f"/proc/{pid}/gid_map", f"{inside} {gid} 1".encode())
-
-
-def _expect(fd: int, byte: bytes, otherwise: str) -> None:
-    if os.read(fd, 1) != byte:
-        raise OSError(1, otherwise)
 
 
 def harden(user_namespace: int | None, seccomp: bytes, keep: frozenset[int] = frozenset()) -> None:

@@ -51,12 +51,9 @@ class Users:
 
     def __init__(self) -> None:
         self.seccomp = linux.seccomp_filter()
-        self._namespaces: dict[str, int | None] = {
-            AGENT: confine.make_user_namespace(confine.AGENT_UID),
-            ROOT: confine.make_user_namespace(0),
-            PRIVILEGED: None,
-        }
-        self.files = tuple(fd for fd in self._namespaces.values() if fd is not None)
+        agent, root = confine.make_user_namespaces(confine.AGENT_UID, 0)
+        self._namespaces = {AGENT: agent, ROOT: root, PRIVILEGED: None}
+        self.files = (agent, root)
 
     def become(self, user: str) -> None:
         """Turn the calling process into a user's; there is no way back."""

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +26,15 @@ _PLACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CL
 def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: bytes) -> None:
     """Fork sidecars and origins on request until the server closes the line.
 
-    Its first word is that it has a root of its own: until then the server must not change its root.
-
     Args:
         requests: the line to the server; see :func:`order_sidecar` and :func:`order_origin`.
         become_root: take the ids of the namespace's root, once the imports are done.
         seccomp: the guests' filter.
     """
     linux.set_name("bottle-nursery")
-    linux.unshare(linux.CLONE_NEWNS)  # the server's root is about to change, ours must not
-    _wire.send(requests, {"own_root": True})
     from pytest_bottle.guest import proxy  # noqa: F401 - it is inherited by every sidecar
-    from pytest_bottle.internet import origin
+    from pytest_bottle.internet import origin  # noqa: F401
 
-    origin.preload()
     become_root()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps for us
     home = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
@@ -145,6 +141,8 @@ def _be_origin(_request: _wire.Message, files: list[int], seccomp: bytes) -> Non
     confine.harden(user_namespace, seccomp)
     for fd in (server, user_namespace, network):
         os.close(fd)
+    # What the first conversation needs is imported meanwhile.
+    threading.Thread(target=origin.preload, daemon=True).start()
     origin.serve(socket.socket(fileno=control), socket.socket(fileno=minter))
 
 

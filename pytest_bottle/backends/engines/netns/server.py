@@ -25,7 +25,6 @@ from pytest_bottle.backends.engines.netns.children import STARTUP, Children, Rea
 from pytest_bottle.backends.engines.netns.fabric import Fabric
 from pytest_bottle.backends.engines.netns.guests import AGENT, HOST, Guests, Users
 from pytest_bottle.backends.engines.netns.rtnetlink import Rule
-from pytest_bottle.internet import witness
 
 #: Seconds for the kernel to take away what a removed guest left; usually 0.03.
 _SETTLE = 2.0
@@ -54,7 +53,7 @@ def _start(
     serve = partial(nursery.serve, theirs, _become_root, linux.seccomp_filter())
     children.fork((theirs.fileno(),), serve)
     theirs.close()
-    _wire.receive(nursery_line, STARTUP)
+    linux.unshare(linux.CLONE_NEWNS)  # our root is about to change, the nursery's must not
     sources = confine.collect(settings["prefixes"])
     _become_root()
     linux.set_name("bottle-server")
@@ -160,18 +159,19 @@ class Server:
             minter=minter.fileno(),
         )
         os.close(server)
-        with lab.entered():
-            packets = witness.open_packet_socket()
         ours_witness, witness_end = socket.socketpair()
-        keep = (witness_end.fileno(), packets.fileno(), lab.fd, *self._users.files)
-        self._children.fork(keep, partial(self._be_witness, witness_end, packets))
-        for sock in (origin_end, witness_end, packets, minter):
+        keep = (witness_end.fileno(), lab.fd, *self._users.files)
+        self._children.fork(keep, partial(self._be_witness, witness_end))
+        for sock in (origin_end, witness_end, minter):
             sock.close()
         return ours_witness.detach(), ours_origin.detach()
 
-    def _be_witness(self, control: socket.socket, packets: socket.socket) -> None:
+    def _be_witness(self, control: socket.socket) -> None:
+        from pytest_bottle.internet import witness  # here: beside the way up, on another core
+
         linux.set_name("bottle-witness")
         linux.setns(self._fabric.lab.fd, linux.CLONE_NEWNET)
+        packets = witness.open_packet_socket()
         self._users.become(AGENT)
         witness.serve(control, packets)
 
