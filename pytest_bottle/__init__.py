@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.engine_backend import EngineBackend as EngineBackend
     from pytest_bottle.bottle import Bottle as Bottle
     from pytest_bottle.bottle import FetchError as FetchError
-    from pytest_bottle.bottle import ProbeResult as ProbeResult
     from pytest_bottle.bottle import Response as Response
     from pytest_bottle.errors import BackendUnavailableError as BackendUnavailableError
     from pytest_bottle.errors import BottleError as BottleError
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_bottle.errors import NotSupported as NotSupported
     from pytest_bottle.errors import TransportError as TransportError
     from pytest_bottle.errors import Violation as Violation
+    from pytest_bottle.inquiry import ProbeResult as ProbeResult
     from pytest_bottle.spec import BottleSpec as BottleSpec
     from pytest_bottle.spec import EgressRoute as EgressRoute
     from pytest_bottle.spec import PublishedPort as PublishedPort
@@ -44,11 +44,12 @@ _PLACES = {
         *("Backend", "BackendInfo", "Engine", "ExecResult", "Feature", "Resource", "Vantage"),
     ),
     "backends.engine_backend": ("EngineBackend",),
-    "bottle": ("Bottle", "FetchError", "ProbeResult", "Response"),
+    "bottle": ("Bottle", "FetchError", "Response"),
     "errors": (
         *("BackendUnavailableError", "BottleError", "BringUpError", "ConfigurationError"),
         *("DeadlineError", "Inconclusive", "NotSupported", "TransportError", "Violation"),
     ),
+    "inquiry": ("ProbeResult",),
     "spec": ("BottleSpec", "EgressRoute", "PublishedPort"),
     "stimulus": ("Icmp", "Tcp", "Udp"),
     "verdict": ("Finding", "Verdict"),

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bottle.backends.contract import ExecResult, User, Vantage
-from pytest_bottle.errors import BottleError, Inconclusive
+from pytest_bottle.errors import BottleError
 from pytest_bottle.firing import DEADLINE, run_one
-from pytest_bottle.inquiry import inquire
-from pytest_bottle.verdict import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from testinfra.host import Host
 
     from pytest_bottle.backends.contract import Backend, Topology
-    from pytest_bottle.internet.records import Heard
+    from pytest_bottle.inquiry import ProbeResult
     from pytest_bottle.spec import BottleSpec
     from pytest_bottle.stimulus import Stimulus
 
@@ -62,46 +60,6 @@ class Response:
     def json(self) -> Any:
         """Read the body as JSON."""
         return json.loads(self.body)
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """What became of one stimulus.
-
-    Attributes:
-        finding: the judgement, made by the far end.
-        outcome: how the prober saw it, typed by cause.
-        heard: the witness's records of it.
-        why: what made it inconclusive; empty otherwise.
-    """
-
-    stimulus: Stimulus
-    finding: Finding
-    outcome: str | None
-    heard: tuple[Heard, ...]
-    why: str = ""
-
-    @property
-    def blocked(self) -> bool:
-        """Whether it did not get out, and would have been heard if it had.
-
-        Raises:
-            Inconclusive: a control failed or the record is missing, so silence proves nothing.
-        """
-        if self.finding in (Finding.INCONCLUSIVE, Finding.NOT_SENDABLE):
-            raise Inconclusive(
-                "nothing can be concluded from this probe",
-                where=str(self.stimulus),
-                expected="green controls and a record of the prober",
-                seen=self.why or f"{self.finding.value}: {self.outcome}",
-                next_step="a silent far end is evidence only if it would have heard",
-            )
-        return self.finding in (Finding.BLOCKED, Finding.TERMINATED_LOCALLY)
-
-    @property
-    def leaked(self) -> bool:
-        """Whether the far end heard it."""
-        return self.finding in (Finding.LEAKED, Finding.LEAKED_ONE_WAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +179,9 @@ class Guest:
             stimulus: :class:`~pytest_bottle.stimulus.Tcp`, ``Udp`` or ``Icmp``.
             deadline: seconds to wait for an answer.
         """
-        answer = inquire(self._backend, self._topology, self._vantage, stimulus, deadline)
-        return ProbeResult(stimulus, answer.finding, answer.outcome, answer.heard, answer.why)
+        from pytest_bottle.inquiry import inquire
+
+        return inquire(self._backend, self._topology, self._vantage, stimulus, deadline)
 
 
 class Sidecar(Guest):

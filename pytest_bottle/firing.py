@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import marshal
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import SourceFileLoader
@@ -101,20 +100,12 @@ def fire(
     for operation in operations:
         by_place[operation.vantage, operation.user].append(operation)
     volley = Volley()
-    if not by_place:
-        return volley
-    with ThreadPoolExecutor(len(by_place)) as pool:
-        for place, (records, failure) in zip(
-            by_place,
-            pool.map(
-                lambda item: _run(backend, topology, item[0], item[1], deadline),
-                by_place.items(),
-            ),
-            strict=True,
-        ):
-            volley.records |= records
-            if failure:
-                volley.failures[place] = failure
+    for place, (records, failure) in zip(
+        by_place, _run_all(backend, topology, by_place, deadline), strict=True
+    ):
+        volley.records |= records
+        if failure:
+            volley.failures[place] = failure
     return volley
 
 
@@ -161,6 +152,23 @@ def heard(shot: Shot, records: Iterable[Heard]) -> list[Heard]:
         if nonce in record.payload.lower()
         or (record.dst, record.proto, record.dport) == (host, number, key.port)
     ]
+
+
+def _run_all(
+    backend: Backend,
+    topology: Topology,
+    by_place: Mapping[Place, list[Operation]],
+    deadline: float,
+) -> Iterable[tuple[dict[str, Record], str]]:
+    def run(place: Place) -> tuple[dict[str, Record], str]:
+        return _run(backend, topology, place, by_place[place], deadline)
+
+    if len(by_place) < 2:
+        return map(run, by_place)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(by_place)) as pool:
+        return list(pool.map(run, by_place))
 
 
 @cache

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
+from pytest_bottle.errors import Inconclusive
 from pytest_bottle.firing import Operation, Volley, fire, heard
 from pytest_bottle.stimulus import Shot, aimed_at, sendable
 from pytest_bottle.verdict import Finding, judge
@@ -21,13 +22,43 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The judgement of one stimulus, and what it rests on."""
+class ProbeResult:
+    """What became of one stimulus.
 
+    Attributes:
+        finding: the judgement, made by the far end.
+        outcome: how the prober saw it, typed by cause.
+        heard: the witness's records of it.
+        why: what made it inconclusive; empty otherwise.
+    """
+
+    stimulus: Stimulus
     finding: Finding
     outcome: str | None
     heard: tuple[Heard, ...]
-    why: str
+    why: str = ""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it did not get out, and would have been heard if it had.
+
+        Raises:
+            Inconclusive: a control failed or the record is missing, so silence proves nothing.
+        """
+        if self.finding in (Finding.INCONCLUSIVE, Finding.NOT_SENDABLE):
+            raise Inconclusive(
+                "nothing can be concluded from this probe",
+                where=str(self.stimulus),
+                expected="green controls and a record of the prober",
+                seen=self.why or f"{self.finding.value}: {self.outcome}",
+                next_step="a silent far end is evidence only if it would have heard",
+            )
+        return self.finding in (Finding.BLOCKED, Finding.TERMINATED_LOCALLY)
+
+    @property
+    def leaked(self) -> bool:
+        """Whether the far end heard it."""
+        return self.finding in (Finding.LEAKED, Finding.LEAKED_ONE_WAY)
 
 
 def inquire(
@@ -36,7 +67,7 @@ def inquire(
     vantage: Vantage,
     stimulus: Stimulus,
     deadline: float,
-) -> Answer:
+) -> ProbeResult:
     """Send a stimulus with its controls and judge it."""
     internet = backend.internet
     key = stimulus.key
@@ -69,7 +100,7 @@ def inquire(
     finding = judge(
         volley.outcome("shot"), echo=volley.echo("shot"), heard=bool(found), controls=not why
     )
-    return Answer(finding, volley.outcome("shot"), found, why)
+    return ProbeResult(stimulus, finding, volley.outcome("shot"), found, why)
 
 
 def _beat(backend: Backend, topology: Topology, stimulus: Stimulus, name: str) -> Shot:
