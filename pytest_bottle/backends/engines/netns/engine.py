@@ -56,6 +56,7 @@ class NetnsEngine:
         self.client = client or Client()
         self.client.greet()
         self._environments: dict[str, Mapping[str, str]] = {}
+        self._lab_awaited = False
         _, (witness, origin) = self.client.call("lab")
         self._lab = Lab(socket.socket(fileno=witness), socket.socket(fileno=origin))
 
@@ -99,6 +100,9 @@ class NetnsEngine:
             timeout=request.timeout,
         )
         self._environments[request.name] = request.environment
+        if self._lab_awaited:  # a sidecar is of use when what it leads to is there
+            self._lab.origin.ping()
+            self._lab_awaited = False
         if request.command:
             try:
                 self._start_command(request)
@@ -150,7 +154,7 @@ class NetnsEngine:
                 publish=[[request.publish.host, request.publish.port]],
                 timeout=request.timeout,
             )
-            self._lab.origin.ping()  # a sidecar is of use when what it leads to is there
+            self._lab_awaited = True
             return Endpoint(*machine.getsockname())
 
     def exec(

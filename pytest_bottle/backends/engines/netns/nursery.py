@@ -81,6 +81,7 @@ def order_origin(
     *,
     server: int,
     user_namespace: int,
+    ready: int,
     network: int,
     control: int,
     minter: int,
@@ -91,11 +92,12 @@ def order_origin(
         line: to the nursery.
         server: a pidfd of the server, whose file system they share.
         user_namespace: the one to live in.
+        ready: a pipe to say ``ready`` on.
         network: the lab's network namespace.
         control: their control connection.
         minter: their line to the minter.
     """
-    _wire.send(line, {"be": "origin"}, (server, user_namespace, network, control, minter))
+    _wire.send(line, {"be": "origin"}, (server, user_namespace, ready, network, control, minter))
 
 
 def _become(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
@@ -134,12 +136,13 @@ def _be_sidecar(request: _wire.Message, files: list[int], seccomp: bytes) -> Non
 def _be_origin(_request: _wire.Message, files: list[int], seccomp: bytes) -> None:
     from pytest_bottle.internet import origin
 
-    server, user_namespace, network, control, minter = files
+    server, user_namespace, ready, network, control, minter = files
     linux.setns(server, linux.CLONE_NEWNS)
     confine.find_package_again()
     linux.setns(network, linux.CLONE_NEWNET)
     confine.harden(user_namespace, seccomp)
-    for fd in (server, user_namespace, network):
+    os.write(ready, b"ready")
+    for fd in (server, user_namespace, ready, network):
         os.close(fd)
     # What the first conversation needs is imported meanwhile.
     threading.Thread(target=origin.preload, daemon=True).start()

@@ -30,6 +30,8 @@ from pytest_bottle.backends.engines.netns.rtnetlink import Rule
 _SETTLE = 2.0
 _Reply = tuple[_wire.Message, tuple[int, ...]]
 _OK: _wire.Message = {"ok": True}
+#: Requests that need not wait until every part that was started has said that it is there.
+_ON_THE_WAY_UP = ("hello", "lab", "network_add", "guest_add", "sidecar")
 
 
 def main(
@@ -90,6 +92,9 @@ class Server:
         self._fabric = Fabric(home)
         self._guests = Guests(children, self._fabric, self._users, paths)
         self._undertakers: set[int] = set()
+        #: Parts that have been started and have yet to say that they are there.
+        self._expected: list[partial[None]] = []
+        self._expected_lab: list[partial[None]] = []
         self._trusted = False
         self._kept = False
         self._lab = self._start_lab(origin_minter)
@@ -122,7 +127,10 @@ class Server:
         request, fds = _wire.receive(self._control)
         reply_fds: tuple[int, ...] = ()
         try:
-            operation = getattr(self, f"op_{request.pop('op')}")
+            name = request.pop("op")
+            if name not in _ON_THE_WAY_UP:
+                self._await_parts()
+            operation = getattr(self, f"op_{name}")
             reply, reply_fds = operation(request, fds)
         except Refused as refused:
             reply = {"error": refused.fields}
@@ -150,29 +158,36 @@ class Server:
         lab, user_namespace = self._fabric.lab, self._users.files[0]
         ours_origin, origin_end = socket.socketpair()
         server = os.pidfd_open(os.getpid())
+        origins, hearing = Ready(), Ready()
         nursery.order_origin(
             self._nursery,
             server=server,
             user_namespace=user_namespace,
+            ready=origins.write,
             network=lab.fd,
             control=origin_end.fileno(),
             minter=minter.fileno(),
         )
         os.close(server)
         ours_witness, witness_end = socket.socketpair()
-        keep = (witness_end.fileno(), lab.fd, *self._users.files)
-        self._children.fork(keep, partial(self._be_witness, witness_end))
+        keep = (witness_end.fileno(), hearing.write, lab.fd, *self._users.files)
+        self._children.fork(keep, partial(self._be_witness, witness_end, hearing.write))
+        self._expected_lab = [
+            partial(hearing.wait, "the witness"),
+            partial(origins.wait, "the origins"),
+        ]
         for sock in (origin_end, witness_end, minter):
             sock.close()
         return ours_witness.detach(), ours_origin.detach()
 
-    def _be_witness(self, control: socket.socket) -> None:
+    def _be_witness(self, control: socket.socket, ready: int) -> None:
         from pytest_bottle.internet import witness  # here: beside the way up, on another core
 
         linux.set_name("bottle-witness")
         linux.setns(self._fabric.lab.fd, linux.CLONE_NEWNET)
         packets = witness.open_packet_socket()
         self._users.become(AGENT)
+        os.write(ready, b"ready")
         witness.serve(control, packets)
 
     def op_lab(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
@@ -229,6 +244,8 @@ class Server:
             request["resolver"],
             request["timeout"],
         )
+        if self._expected:
+            self._await_parts()
         return {"cables": [cable._asdict() for cable in guest.cables]}, ()
 
     def op_guest_remove(self, request: _wire.Message, _fds: list[int]) -> _Reply:
@@ -265,7 +282,10 @@ class Server:
     # -- services ---------------------------------------------------------------------------------
 
     def op_sidecar(self, request: _wire.Message, fds: list[int]) -> _Reply:
-        """Run the reference sidecar in a guest, on its internal address and published sockets."""
+        """Run the reference sidecar in a guest, on its internal address and published sockets.
+
+        If it does not start, the next request says so.
+        """
         guest = self._guests.get(request["guest"])
         published = [self._listen_at_host(*address) for address in request["publish"]]
         ready, log = Ready(), guest.open_log()
@@ -280,12 +300,19 @@ class Server:
                 log=log,
                 published=[*fds, *(sock.fileno() for sock in published)],
             )
-            ready.wait(f"the sidecar in {guest.name}", request["timeout"])
         finally:
             os.close(log)
             for sock in published:
                 sock.close()
+        # The nursery may still be importing: its word is awaited behind the next guest's start.
+        wait = partial(ready.wait, f"the sidecar in {guest.name}", request["timeout"])
+        self._expected.append(wait)
         return _OK, ()
+
+    def _await_parts(self) -> None:
+        for expected in (self._expected_lab, self._expected):
+            while expected:
+                expected.pop(0)()
 
     def _listen_at_host(self, address: str, port: int) -> socket.socket:
         with self._fabric.host.entered():
