@@ -239,7 +239,9 @@ class NetnsEngine:
         pids = self.pids()
         self.client.keep()
         self.client.leave()
-        enter = "nsenter --preserve-credentials -U -m -n -p -i -u -t {} sh"
+        # The keeper's user namespace owns all the others: from there one may enter them.
+        owner = f"/proc/{self.client.keeper_pid}/ns/user"
+        enter = f"nsenter --preserve-credentials --user={owner} -m -n -p -i -u -t {{}} sh"
         lines = [f"enter {name}: {enter.format(pid)}" for name, pid in sorted(pids.items())]
         return "\n".join([*lines, f"remove all of it: kill {self.client.keeper_pid}"])
 
