@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import requests
@@ -12,12 +16,11 @@ import requests
 from pytest_bottle.backends.contract import Resource, Vantage
 from pytest_bottle.backends.engines.netns.canary import LOOPBACK_PORT
 from pytest_bottle.bottle import Bottle
+from pytest_bottle.conformance.mutants import NetnsBackend
 from pytest_bottle.errors import BringUpError
 from pytest_bottle.spec import BottleSpec, PublishedPort
 from pytest_bottle.stimulus import Icmp, Tcp
-
-if TYPE_CHECKING:
-    from pytest_bottle.conformance.mutants import NetnsBackend
+from tests.family import family_of
 
 
 def without_pids(resources: frozenset[Resource]) -> set[Resource]:
@@ -186,7 +189,7 @@ def test_a_command_that_stays(netns: NetnsBackend) -> None:
     """An agent's own command runs on beside what the test runs, with its output kept."""
     with Bottle(netns, BottleSpec(command=("sh", "-c", "echo hello; exec sleep 1000"))) as bottle:
         assert bottle.agent.run("sh", "-c", "cat /proc/[0-9]*/cmdline").out.count("1000") >= 1
-        assert netns.engine.logs(bottle.topology.agent.name) == b"hello\n"
+        assert netns.netns.output(bottle.topology.agent.name) == b"hello\n"
 
 
 def test_canaries_hear_who_comes(netns: NetnsBackend, shared_bottle: Bottle) -> None:
@@ -235,3 +238,74 @@ def test_the_inventory_sees_a_bottle(netns: NetnsBackend) -> None:
     with Bottle(netns, BottleSpec()):
         kinds = {resource.kind for resource in netns.inventory() - before}
     assert kinds == {"process", "namespace", "link", "listener", "file"}
+
+
+def test_a_guest_that_was_too_slow_leaves_nothing(netns: NetnsBackend) -> None:
+    """A guest that is not up in time is removed whole, and its name can be had again."""
+    before = netns.inventory()
+
+    with pytest.raises(BringUpError, match="was not ready in time") as caught:
+        netns.up(BottleSpec(timeout=0.000_1))
+
+    assert "--bottle-timeout" in caught.value.next_step
+    assert netns.inventory() == before
+
+
+def test_subnets_run_out_with_an_error(netns: NetnsBackend) -> None:
+    """When every subnet is taken the next bottle is refused, and the session goes on."""
+    made: list[str] = []
+
+    def make_them_all() -> None:
+        for number in range(255):
+            netns.netns.create_network(f"n{number}", internal=True)
+            made.append(f"n{number}")
+
+    try:
+        with pytest.raises(BringUpError, match="there is no subnet left"):
+            make_them_all()
+    finally:
+        netns.netns.delete_networks(made)
+    with Bottle(netns, BottleSpec()) as bottle:
+        assert bottle.agent.run("true").ok
+
+
+def test_a_talkative_command_fills_only_its_own_place(netns: NetnsBackend) -> None:
+    """An agent's command that writes without end harms neither its sidecar nor other bottles."""
+    with Bottle(netns, BottleSpec(command=("sh", "-c", "yes; sleep 1000"))) as talkative:
+        deadline = time.monotonic() + 20
+        while len(netns.netns.output(talkative.topology.agent.name)) < 60_000_000:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert talkative.agent.fetch("http://allowed.test/").status == 200
+        with Bottle(netns, BottleSpec()) as other:
+            assert other.agent.fetch("http://allowed.test/").status == 200
+
+
+def test_a_dead_nursery_is_told(netns: NetnsBackend) -> None:
+    """If what forks the sidecars is gone, a new bottle says so and leaves nothing."""
+    backend = NetnsBackend()
+    try:
+        nursery = next(
+            int(pid)
+            for pid in os.listdir("/proc")
+            if pid.isdecimal()
+            and _comm(pid) == "bottle-nursery"
+            and _descends_from(int(pid), backend.netns.client.keeper_pid)
+        )
+        os.kill(nursery, signal.SIGKILL)
+        before = backend.inventory()
+        with pytest.raises(BringUpError, match="the nursery of sidecars is gone"):
+            backend.up(BottleSpec())
+        assert {r for r in backend.inventory() - before if r.kind != "process"} == set()
+    finally:
+        backend.close()
+
+
+def _comm(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def _descends_from(pid: int, ancestor: int) -> bool:
+    return any(process.pid == pid for process in family_of(ancestor).processes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -263,3 +265,50 @@ def test_privileged_probe_has_two_capabilities(shared_bottle: Bottle) -> None:
 
     effective = next(line for line in text.splitlines() if line.startswith("CapEff"))
     assert int(effective.split()[1], 16) == 1 << 12 | 1 << 13
+
+
+_TRACER = """
+import ctypes, os, time
+ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+ptrace.argtypes = [ctypes.c_long] * 4
+end, caught = time.monotonic() + 3, set()
+me = os.getpid()
+while time.monotonic() < end:
+    for pid in range(me + 1, me + 60):
+        if ptrace(0x4206, pid, 0, 0) == 0:  # PTRACE_SEIZE
+            try:
+                status = open(f"/proc/{pid}/status").read()
+            except OSError:
+                continue
+            caught.add(status.split("Seccomp:")[1].split()[0])
+print("caught", *sorted(caught))
+"""
+
+
+def test_no_process_can_be_traced_before_it_is_confined(
+    netns: NetnsBackend, shared_bottle: Bottle
+) -> None:
+    """An agent that lies in wait for the next command never gets hold of one without its filter."""
+    with ThreadPoolExecutor(1) as pool:
+        tracer = pool.submit(python, shared_bottle, _TRACER)
+        while not tracer.done():
+            with contextlib.suppress(DeadlineError):  # it may be stopped by its tracer
+                shared_bottle.agent.run("true", timeout=0.5)
+
+    assert tracer.result() in ("caught", "caught 2")
+
+
+def test_the_first_process_shares_no_file_with_others(shared_bottle: Bottle) -> None:
+    """A guest's first process holds /dev/null and nothing else open."""
+    listing = shared_bottle.agent.run("sh", "-c", "readlink /proc/1/fd/*").out
+
+    assert set(listing.split()) == {"/dev/null"}
+
+
+def test_a_guest_is_limited_in_files_and_processes(shared_bottle: Bottle) -> None:
+    """Both are counted by user, and all guests are one user: none may take them all."""
+    limits = shared_bottle.agent.run("sh", "-c", "cat /proc/self/limits").out
+
+    rows = {line[:26].strip(): line[26:].split() for line in limits.splitlines()}
+    assert int(rows["Max open files"][1]) <= 4096
+    assert int(rows["Max processes"][1]) <= 4096

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.engines.netns import confine
+from pytest_bottle.backends.engines.netns import confine, linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,14 +50,18 @@ class Children:
             self._ends[pid] = at_end or _nobody_asked
             return pid
         try:
+            # First of all: a guest's process of the same id must not trace us before our exec.
+            linux.set_dumpable(False)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
-            confine.close_all_but((0, 1, 2, *keep))
+            last_words = os.dup(2)
+            be_quiet()
+            confine.close_all_but((0, 1, 2, last_words, *keep))
             run()
         except BaseException as error:  # noqa: BLE001 - the child's last words, then its end
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os.write(last_words, f"{type(error).__name__}: {error}\n".encode())
         finally:
             os._exit(1)
 
@@ -83,6 +87,14 @@ class Children:
         return pid != 0
 
 
+def be_quiet() -> None:
+    """Let go of standard input, output and error: a file that guests share is a channel."""
+    nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for number in range(3):
+        os.dup2(nothing, number)
+    os.close(nothing)
+
+
 def _nobody_asked(_status: int) -> None:
     """Take note of a child's end that nobody waits for."""
 
@@ -105,21 +117,53 @@ class Ready:
         finally:
             os.close(self._read)
 
+    def wait_for_exec(self, who: str, timeout: float = STARTUP) -> None:
+        """Wait until the part has exec'd, which closes its end without a word.
+
+        Raises:
+            Refused: it said why not, or nothing happened in time.
+        """
+        os.close(self.write)
+        try:
+            said = _until_closed(self._read, time.monotonic() + timeout)
+        finally:
+            os.close(self._read)
+        if said is None:
+            raise _late(who, timeout, "nothing")
+        if said:
+            raise Refused(what=f"{who} did not start", seen=said.decode())
+
     def _wait(self, who: str, timeout: float) -> None:
         end, said = time.monotonic() + timeout, b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._read, selectors.EVENT_READ)
             while said != b"ready":
                 if not selector.select(max(0.0, end - time.monotonic())):
-                    raise Refused(
-                        what=f"{who} was not ready in time",
-                        expected=f"its word within {timeout:g} s",
-                        seen=said.decode() or "nothing",
-                        next_step="give it more by --bottle-timeout, or free the machine",
-                    )
+                    raise _late(who, timeout, said.decode() or "nothing")
                 part = os.read(self._read, 4096)
                 if not part:
                     raise Refused(
                         what=f"{who} did not start", seen=said.decode() or "it ended at once"
                     )
                 said += part
+
+
+def _until_closed(fd: int, end: float) -> bytes | None:
+    said = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        while selector.select(max(0.0, end - time.monotonic())):
+            part = os.read(fd, 4096)
+            if not part:
+                return said
+            said += part
+    return None
+
+
+def _late(who: str, timeout: float, seen: str) -> Refused:
+    return Refused(
+        what=f"{who} was not ready in time",
+        expected=f"its word within {timeout:g} s",
+        seen=seen,
+        next_step="give it more by --bottle-timeout, or free the machine",
+    )

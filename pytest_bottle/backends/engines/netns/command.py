@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pytest_bottle._wire import Message
 
 
+#: Seconds for reading what is left in the pipes of a command that has ended.
+_DRAIN = 0.2
+
+
 class Command:
     """A command that is about to run, on pipes of its own.
 
@@ -78,9 +82,12 @@ class Command:
         end = self._started + self._timeout
         while selector.get_map():
             ended = b"\n" in output["status"]
-            left = 0.0 if ended else end - time.monotonic()
+            if ended:  # what lies in the pipes counts, what others go on to write does not
+                end = min(end, time.monotonic() + _DRAIN)
+            left = end - time.monotonic()
             if left < 0:
-                return False
+                return ended
+            left = 0.0 if ended else left
             events = selector.select(left)
             if not events and ended:
                 return True

@@ -7,6 +7,7 @@ stop ``connect()`` to a UNIX socket that lies on it.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
 from contextlib import suppress
@@ -57,6 +58,9 @@ _PASSWD: Final = (
     "nobody:x:65534:65534:nobody:/:/bin/false\n"
 )
 _GROUP: Final = f"root:x:0:\nagent:x:{AGENT_UID}:\nnogroup:x:65534:\n"
+#: What one guest may use, so that the server and other guests go on: files in flight between
+#: processes and processes themselves are counted by user, and all guests are one user.
+_LIMITS: Final = {resource.RLIMIT_NOFILE: 4096, resource.RLIMIT_NPROC: 4096}
 _NO_DNS: Final = (
     "# pytest-bottle: nothing resolves names on the internal network; the egress proxy does.\n"
     "options timeout:1 attempts:1\n"
@@ -66,6 +70,8 @@ TRUST_FOLDER: Final = "/etc/ssl/certs"
 TRUST_FILE: Final = f"{TRUST_FOLDER}/ca-certificates.crt"
 #: The server's own corner, unmounted before a guest sees anything.
 STATE: Final = "/server"
+#: What commands of users write; a file system of its own, so that it fills only itself.
+OUTPUT: Final = f"{STATE}/output"
 #: This package, for the server and the lab to import the rest of itself from.
 CODE: Final = f"{STATE}/code"
 
@@ -173,6 +179,8 @@ def _fill(base: str, etc: dict[str, bytes], devices: dict[str, int]) -> None:
     os.makedirs(f"{base}{CODE}/pytest_bottle")
     os.mkdir(f"{base}{STATE}/trust", 0o755)
     os.mkdir(f"{base}{STATE}/guests", 0o755)
+    os.mkdir(f"{base}{OUTPUT}", 0o700)
+    linux.mount("bottle", f"{base}{OUTPUT}", "tmpfs", _NO_EXTRAS, "mode=700,size=64m")
 
 
 def _write(path: str, content: bytes) -> None:
@@ -347,9 +355,14 @@ def harden(user_namespace: int | None, seccomp: bytes, keep: frozenset[int] = fr
     if user_namespace is not None:
         linux.setns(user_namespace, linux.CLONE_NEWUSER)
     os.umask(0o022)
-    linux.drop_capabilities(keep)
+    for limit, most in _LIMITS.items():
+        soft, hard = resource.getrlimit(limit)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (min(most, soft) if soft > 0 else most, most))
+    # Capabilities last: while we hold them, no process without them can trace us.
     linux.forbid_new_privileges()
     linux.install_filter(seccomp)
+    linux.drop_capabilities(keep)
 
 
 def close_all_but(keep: Iterable[int]) -> None:

@@ -118,7 +118,7 @@ class NetnsEngine:
         status_read, status_write = os.pipe()
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, status_read)
-            output = self._log(request.name)
+            output = self._log(request.name, output=True)
             nothing = os.open(os.devnull, os.O_RDONLY)
             theirs = (nothing, output, output, status_write)
             try:
@@ -132,7 +132,7 @@ class NetnsEngine:
                 "a guest's command ended at once",
                 where=f"{request.name}: {' '.join(request.command)}",
                 expected=f"a program that exists and runs for more than {_SETTLE:g} s",
-                seen=_last_words(os.read(status_read, 4096), self.logs(request.name)),
+                seen=_last_words(os.read(status_read, 4096), self.output(request.name)),
                 next_step="give the agent a long-running command, or none",
             )
 
@@ -203,12 +203,17 @@ class NetnsEngine:
         )
 
     def logs(self, guest: str) -> bytes:
-        """Read a guest's log: the sidecar's audit, the host's canaries, its command's output."""
-        with open(self._log(guest), "rb") as file:
+        """Read what a guest's service wrote: the sidecar's audit, the host's canaries."""
+        with open(self._log(guest, output=False), "rb") as file:
             return file.read()
 
-    def _log(self, guest: str) -> int:
-        _, (fd,) = self.client.call("logs", guest=guest)
+    def output(self, guest: str) -> bytes:
+        """Read what a guest's own command wrote."""
+        with open(self._log(guest, output=True), "rb") as file:
+            return file.read()
+
+    def _log(self, guest: str, *, output: bool) -> int:
+        _, (fd,) = self.client.call("logs", guest=guest, output=output)
         return fd
 
     def configure(self, where: str, changes: Sequence[Sequence[object]]) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_bottle.backends.engines.netns import linux
+from pytest_bottle.backends.engines.netns.children import Refused
 from pytest_bottle.backends.engines.netns.rtnetlink import (
     FR_ACT_PROHIBIT,
     RTN_LOCAL,
@@ -129,7 +130,9 @@ class Network(NamedTuple):
 
     def allot(self, guest: str) -> int:
         """Give a guest the lowest free host number."""
-        number = next(n for n in range(2, 255) if n not in self.taken.values())
+        number = next((n for n in range(2, 255) if n not in self.taken.values()), None)
+        if number is None:
+            raise Refused(what="there is no address left", where=self.subnet, seen="253 guests")
         self.taken[guest] = number
         return number
 
@@ -194,12 +197,27 @@ class Fabric:
         lab.netlink.route("fd87::/16", via=_HOST_V6)
         lab.sysctls({"net/ipv4/ip_unprivileged_port_start": "0"})
 
+    def _free_numbers(self, *, internal: bool) -> list[int]:
+        known = [*self.networks.values(), *self._retired]
+        used = {network.number for network in known if network.internal == internal}
+        return [number for number in range(1, 255) if number not in used]
+
+    def is_full(self, *, internal: bool) -> bool:
+        """Tell whether no subnet is left, for now."""
+        return not self._free_numbers(internal=internal)
+
     def add_network(self, name: str, *, internal: bool) -> Network:
         """Make a bridge in H, with the gateway's address on it."""
         kind = "int" if internal else "egr"
-        known = [*self.networks.values(), *self._retired]
-        used = {n.number for n in known if n.internal == internal}
-        number = next(n for n in range(1, 255) if n not in used)
+        number = next(iter(self._free_numbers(internal=internal)), None)
+        if number is None:
+            raise Refused(
+                what="there is no subnet left",
+                where=INTERNAL_POOL if internal else EGRESS_POOL,
+                expected="at most 254 networks of a kind at once",
+                seen="all of them are taken",
+                next_step="close bottles that are not needed any more",
+            )
         network = Network(name, internal, number, f"{kind}{number}", {})
         netlink = self.host.netlink
         netlink.bridge(network.bridge, self.host.index())

@@ -40,10 +40,16 @@ class Guest(NamedTuple):
         """Where the server keeps the guest's own files."""
         return f"{confine.STATE}/guests/{self.name}"
 
-    def open_log(self) -> int:
-        """Open the guest's log, to read it or to append to it."""
+    def open_log(self, *, output: bool = False) -> int:
+        """Open the record of the guest's service, to read it or to append to it.
+
+        Args:
+            output: what a command of the user's wrote instead; that lies elsewhere, for it may fill
+                the file system that it lies in.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        return os.open(f"{self.folder}/log", flags, 0o600)
+        path = f"{confine.OUTPUT}/{self.name}" if output else f"{self.folder}/log"
+        return os.open(path, flags, 0o600)
 
 
 class Users:
@@ -103,6 +109,7 @@ class Guests:
     def _start_host(self) -> None:
         identity = _identity("bottle-host", [], None)
         host = self._start(HOST, identity, self._fabric.host, [])
+        self._guests[HOST] = host
         ready, log = Ready(), host.open_log()
 
         def run() -> None:
@@ -115,9 +122,11 @@ class Guests:
         try:
             self.run_in(host, (ready.write, log), run)
             ready.wait("the host's canaries")
+        except BaseException:
+            self.remove([HOST])
+            raise
         finally:
             os.close(log)
-        self._guests[HOST] = host
 
     def add(
         self,
@@ -159,7 +168,15 @@ class Guests:
             )
         finally:
             linux.setns(self._home_pid, linux.CLONE_NEWPID)
-        ready.wait(f"guest {name}", timeout)
+        try:
+            ready.wait_for_exec(f"guest {name}", timeout)
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                raise Refused(what=f"guest {name} did not start", seen="it ended at once")
+        except Refused:
+            os.kill(pid, signal.SIGKILL)
+            self._children.wait_for(pid)
+            _remove_folder(f"{confine.STATE}/guests/{name}")
+            raise
         return Guest(name, os.pidfd_open(pid), pid, space, cables)
 
     def _be_first(
@@ -171,7 +188,6 @@ class Guests:
             confine.enter_root(name, identity, self._paths)
             self._users.become(AGENT)
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # survives the exec: the kernel reaps
-            os.write(ready, b"ready")
             # An exec sheds this server's memory, which others in the guest could read.
             os.execve(_SLEEP, ["sleep", "2147483647"], {})
         except OSError as error:
@@ -189,9 +205,9 @@ class Guests:
             self._fabric.release(guest.name, guest.cables)
             if guest.space is not self._fabric.host:
                 guest.space.close()
-            for entry in os.listdir(guest.folder):
-                os.unlink(f"{guest.folder}/{entry}")
-            os.rmdir(guest.folder)
+            _remove_folder(guest.folder)
+            with suppress(FileNotFoundError):
+                os.unlink(f"{confine.OUTPUT}/{guest.name}")
 
     def run_in(
         self,
@@ -256,7 +272,11 @@ class Guests:
                 _report(status, **({"exit": code} if code >= 0 else {"signal": -code}))
             os.close(status)
 
-        pid = self.run_in(guest, files, run, ended)
+        try:
+            pid = self.run_in(guest, files, run, ended)
+        except OSError:
+            os.close(status)
+            raise
         self._running[identity] = pid
         return pid
 
@@ -278,6 +298,13 @@ def _identity(
     if resolver is None:
         return confine.Identity(hostname, hosts)
     return confine.Identity(hostname, hosts, f"nameserver {resolver}\n")
+
+
+def _remove_folder(path: str) -> None:
+    with suppress(FileNotFoundError):
+        for entry in os.listdir(path):
+            os.unlink(f"{path}/{entry}")
+        os.rmdir(path)
 
 
 def _report(fd: int, **status: object) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import confine, linux
+from pytest_bottle.backends.engines.netns.children import be_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,10 +42,13 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
     with suppress(_wire.Closed):
         while True:
             request, files = _wire.receive(requests)
-            linux.setns(files[0], linux.CLONE_NEWPID)
-            if os.fork() == 0:
-                _become(request, files, seccomp)
-            linux.setns(home, linux.CLONE_NEWPID)
+            try:
+                linux.setns(files[0], linux.CLONE_NEWPID)
+                if os.fork() == 0:
+                    _become(request, files, seccomp)
+                linux.setns(home, linux.CLONE_NEWPID)
+            except OSError as error:  # a guest that is gone again, for one
+                os.write(files[2], str(error).encode())
             for fd in files:
                 os.close(fd)
 
@@ -102,13 +106,16 @@ def order_origin(
 
 def _become(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
     try:
+        linux.set_dumpable(False)  # no process of a guest may trace us, or read our memory
         os.setsid()
-        confine.close_all_but((0, 1, 2, *files))
+        last_words = os.dup(2)
+        be_quiet()
+        confine.close_all_but((0, 1, 2, last_words, *files))
         linux.set_name(f"bottle-{request['be']}")
         run = _be_sidecar if request["be"] == "sidecar" else _be_origin
         run(request, files, seccomp)
     except (OSError, ValueError) as error:
-        os.write(2, f"{error}\n".encode())
+        os.write(last_words, f"{error}\n".encode())
     finally:
         os._exit(1)
 
@@ -122,7 +129,6 @@ def _be_sidecar(request: _wire.Message, files: list[int], seccomp: bytes) -> Non
         listener = listening_socket(*request["listen"])
         config = proxy.Config.from_json(request["config"])
         confine.harden(user_namespace, seccomp)
-        linux.set_dumpable(False)
     except (OSError, ValueError) as error:
         os.write(ready, str(error).encode())
         raise

@@ -7,6 +7,7 @@ imports nothing but the standard library. Single-threaded: it forks.
 from __future__ import annotations
 
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -32,6 +33,8 @@ _Reply = tuple[_wire.Message, tuple[int, ...]]
 _OK: _wire.Message = {"ok": True}
 #: Requests that need not wait until every part that was started has said that it is there.
 _ON_THE_WAY_UP = ("hello", "lab", "network_add", "guest_add", "sidecar")
+#: Requests that must not fail because something else did.
+_ON_THE_WAY_DOWN = ("guest_remove", "network_remove", "keep", "kill")
 
 
 def main(
@@ -49,6 +52,9 @@ def main(
 def _start(
     control: socket.socket, minters: tuple[socket.socket, ...], settings: _wire.Message
 ) -> Server:
+    # Above what guests get: files in flight are counted by user, theirs and ours together.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     children = Children()
     # The nursery is forked first: it imports h11 from the user's packages, which we leave behind.
     nursery_line, theirs = socket.socketpair()
@@ -128,20 +134,25 @@ class Server:
         reply_fds: tuple[int, ...] = ()
         try:
             name = request.pop("op")
-            if name not in _ON_THE_WAY_UP:
+            if name not in (*_ON_THE_WAY_UP, *_ON_THE_WAY_DOWN):
                 self._await_parts()
             operation = getattr(self, f"op_{name}")
             reply, reply_fds = operation(request, fds)
         except Refused as refused:
             reply = {"error": refused.fields}
-        except (OSError, LookupError, ValueError, TypeError) as error:
-            reply = {"error": {"what": f"the netns engine failed: {error}"}}
+        except Exception as error:  # noqa: BLE001 - one request fails, the session goes on
+            reply = {"error": {"what": f"the netns engine failed: {error!r}"}}
         finally:
             for fd in fds:
                 os.close(fd)
-        _wire.send(self._control, reply, reply_fds)
-        for fd in reply_fds:
-            os.close(fd)
+        try:
+            _wire.send(self._control, reply, reply_fds)
+        except OSError as error:  # files cannot be sent: too many are in flight
+            failure = {"what": f"the netns engine could not answer: {error}"}
+            _wire.send(self._control, {"error": failure})
+        finally:
+            for fd in reply_fds:
+                os.close(fd)
 
     def op_hello(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Say that the server is there."""
@@ -201,7 +212,10 @@ class Server:
     def op_trust(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Mint the certificate authority, once, and let every guest trust it."""
         if not self._trusted:
-            answer, _ = _wire.call(self._minter, {"op": "ca"}, timeout=STARTUP)
+            try:
+                answer, _ = _wire.call(self._minter, {"op": "ca"}, timeout=STARTUP)
+            except (_wire.Closed, TimeoutError) as error:
+                answer = {"error": f"the minter does not answer: {error!r}"}
             if "error" in answer:
                 raise Refused(
                     what="the lab's certificates could not be minted", seen=answer["error"]
@@ -218,6 +232,8 @@ class Server:
         """Make a network."""
         if request["name"] in self._fabric.networks:
             raise Refused(what="a network of this name exists", where=request["name"])
+        if self._fabric.is_full(internal=request["internal"]):
+            self._bury()  # numbers of bridges that are still being deleted come back
         network = self._fabric.add_network(request["name"], internal=request["internal"])
         fields = ("name", "internal", "subnet", "gateway", "bridge")
         return {field: getattr(network, field) for field in fields}, ()
@@ -231,7 +247,13 @@ class Server:
             self._fabric.forget(networks)
 
         demolish = partial(self._fabric.demolish, networks)
-        pid = self._children.fork((self._fabric.host.fd,), demolish, buried)
+        try:
+            pid = self._children.fork((self._fabric.host.fd,), demolish, buried)
+        except OSError:  # no more processes for us: then it takes its time here
+            with self._fabric.host.entered():
+                demolish()
+            self._fabric.forget(networks)
+            return _OK, ()
         self._undertakers.add(pid)
         return _OK, ()
 
@@ -271,8 +293,9 @@ class Server:
         return {"killed": self._guests.kill(request["id"])}, ()
 
     def op_logs(self, request: _wire.Message, _fds: list[int]) -> _Reply:
-        """Hand out the log of a guest, open."""
-        return _OK, (self._guests.get(request["guest"]).open_log(),)
+        """Hand out the record of a guest's service, or its command's output, open."""
+        guest = self._guests.get(request["guest"])
+        return _OK, (guest.open_log(output=request["output"]),)
 
     def op_pids(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Hand out a pidfd of every guest's first process: its number depends on who asks."""
@@ -300,6 +323,8 @@ class Server:
                 log=log,
                 published=[*fds, *(sock.fileno() for sock in published)],
             )
+        except _wire.Closed:
+            raise Refused(what="the nursery of sidecars is gone", where=guest.name) from None
         finally:
             os.close(log)
             for sock in published:
@@ -360,10 +385,13 @@ class Server:
             "file": residue.files(f"{confine.STATE}/guests"),
         }, ()
 
+    def _bury(self) -> None:
+        while self._undertakers:
+            self._children.wait_for(next(iter(self._undertakers)))
+
     def _settle(self) -> None:
         """Wait until what was removed is gone from the kernel, for a second or two at most."""
         end = time.monotonic() + _SETTLE
-        while self._undertakers:
-            self._children.wait_for(next(iter(self._undertakers)))
+        self._bury()
         while self._fabric.still_dying() and time.monotonic() < end:
             time.sleep(0.002)
