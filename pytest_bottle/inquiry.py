@@ -112,5 +112,5 @@ def _beat(backend: Backend, topology: Topology, stimulus: Stimulus, name: str) -
 
 
 def _reached(shot: Shot, volley: Volley, records: tuple[Heard, ...]) -> bool:
-    answered = volley.echo(shot.name) or volley.outcome(shot.name) == "sent"
+    answered = volley.echo(shot.name) or volley.outcome(shot.name) in ("sent", "answered")
     return answered and bool(heard(shot, records))

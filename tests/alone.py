@@ -118,6 +118,13 @@ def every_port() -> dict[str, Any]:
     return {**record, **{name: after[name] - before[name] for name in names}}
 
 
+def every_udp_port() -> dict[str, Any]:
+    """A sweep of datagrams to all ports, and what the kernel counted meanwhile."""
+    before = probe._counters()
+    record = probe._attempt("udp-sweep", {**_SWEEP, "ports": [], "nonce": NONCE}, 1)
+    return {**record, "received": probe._counters()["udp"] - before["udp"]}
+
+
 def counters() -> dict[str, int]:
     """The kernel's own counters of TCP in this namespace."""
     with open("/proc/self/net/snmp") as file:
@@ -160,6 +167,7 @@ def alone() -> dict[str, Any]:
     return {
         "sweep": sweep(),
         "every port": every_port(),
+        "every udp port": every_udp_port(),
         "echo requests": echo_requests(),
         "arp": neighbours(),
         "changes": probe._attempt("netlink", changes, 1),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_bottle.backends.contract import Backend
+    from pytest_bottle.conformance.plan import Sweep
     from pytest_bottle.conformance.registry import Check
     from pytest_bottle.conformance.survey import Evidence, Judged
     from pytest_bottle.firing import Record
@@ -85,8 +86,16 @@ class Bench:
         return conditions.broken_probe(self.evidence) or conditions.broken_path(self.evidence)
 
     def require_blocked(self) -> str:
-        """Require that every claim of the check that runs was blocked; returns the mechanisms."""
+        """Require that every claim and sweep of the check that runs was blocked.
+
+        Returns:
+            the mechanisms.
+        """
         check = self.current
+        sweeps = [sweep for sweep in self.evidence.plan.sweeps if sweep.check == check.id]
+        # A sweep is looked at first: a port that is on no list is what it is there for.
+        for sweep in sweeps:
+            self._require_silence(sweep)
         judged = self.judged(check.id)
         verdict = combine(one.finding for one in judged)
         if verdict is Verdict.VIOLATED:
@@ -94,7 +103,21 @@ class Bench:
         if verdict is not Verdict.PASSED:
             reasons = Counter(one.why or one.finding.value for one in judged)
             raise self.inconclusive("; ".join(f"{why} ({n}x)" for why, n in reasons.items()))
-        return _mechanisms(judged)
+        for sweep in sweeps:
+            broken = survey.broken_sweep(self.evidence, sweep)
+            if broken:
+                raise self.inconclusive(broken)
+        swept = [f"{sweep.protocol} sweep: 65535 ports, none heard" for sweep in sweeps]
+        return ", ".join([_mechanisms(judged), *swept])
+
+    def _require_silence(self, sweep: Sweep) -> None:
+        ports = sorted(survey.swept_ports(self.evidence, sweep))
+        if ports:
+            raise self.violation(
+                f"{len(ports)} {sweep.protocol} ports leaked from the privileged probe, among them "
+                f"{', '.join(map(str, ports[:10]))}; the witness heard them "
+                f"({sweep.operation.name})"
+            )
 
     @property
     def current(self) -> Check:
@@ -153,6 +176,8 @@ def _leak(one: Judged) -> str:
             f", the witness heard {len(one.heard)} packets, the first from {first.src} to "
             f"{first.dst} at {first.time_ns / 1e9:.3f} s (nonce {shot.nonce})"
         )
+    elif one.claim.ear is not None:
+        text += f", {one.claim.ear.value} received it"
     return text
 
 

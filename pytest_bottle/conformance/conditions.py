@@ -6,6 +6,7 @@ CTL-02 and PXY-01; every negative check depends on both.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -69,20 +70,22 @@ def plan_path(plan: Plan) -> None:
 def broken_path(evidence: Evidence) -> str:
     """Say how the intended path is broken; empty if it works.
 
-    The origin's own answer is the evidence: it names the request it got and who brought it.
+    The origin's own answer is the evidence: it names the request it got, whole, and who brought it.
     """
     sidecar = evidence.plan.topology.sidecar_outer_address
-    for name in (_GET, _POST, _TLS):
-        size = _SIZE if name == _POST else 0
-        broken = _broken_request(name, evidence.volley.records.get(name, {}), sidecar, size)
-        if broken:
-            return broken
-    if not any(r.src == sidecar for r in evidence.during()):
+    for operation in evidence.plan.during:
+        if operation.name in (_GET, _POST, _TLS):
+            record = evidence.volley.records.get(operation.name, {})
+            broken = _broken_request(operation, record, sidecar)
+            if broken:
+                return broken
+    if not any(r.src == sidecar for r in evidence.since_opened):
         return f"the witness heard nothing from the sidecar's outer address {sidecar}"
     return ""
 
 
-def _broken_request(name: str, record: Record, sidecar: str, size: int) -> str:
+def _broken_request(operation: Operation, record: Record, sidecar: str) -> str:
+    name = operation.name
     if record.get("status") != 200:
         seen = {key: record.get(key) for key in ("outcome", "status", "detail", "body")}
         return f"{name} through the proxy failed: {seen}"
@@ -92,6 +95,11 @@ def _broken_request(name: str, record: Record, sidecar: str, size: int) -> str:
         return f"{name}: the answer is not the origin's: {record['body'][:200]!r}"
     if origin.get("client") != sidecar:
         return f"{name}: the origin saw {origin.get('client')}, not the sidecar {sidecar}"
-    if origin.get("body_length") != size:
-        return f"{name}: the origin got {origin.get('body_length')} bytes, not {size}"
-    return ""
+    body = b"x" * int(str(operation.what.get("size", 0)))
+    sent = {
+        "path": "/" + str(operation.what["url"]).rpartition("/")[2],
+        "body_length": len(body),
+        "body_sha256": hashlib.sha256(body).hexdigest(),
+    }
+    got = {key: origin.get(key) for key in sent}
+    return "" if got == sent else f"{name}: the origin got {got}, not {sent}"

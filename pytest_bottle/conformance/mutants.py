@@ -36,7 +36,11 @@ class NetnsBackend(EngineBackend):
 
 
 class _Leaky(NetnsBackend):
-    """A bottle whose host forwards some of what its internal network hands to it."""
+    """A bottle whose host forwards some of what its internal network hands to it.
+
+    The catalogue's mutants insert nft rules that accept and masquerade. Here routing rules and
+    forwarding do the same harm, and the lab's own route back stands in for the masquerade.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,20 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.stimulus import Icmp, Key, Shot, Stimulus, Tcp, Udp, Web, aimed_at, sendable
+from pytest_bottle.backends.contract import Feature, User, Vantage
+from pytest_bottle.errors import ConfigurationError
+from pytest_bottle.firing import Operation
+from pytest_bottle.stimulus import (
+    Icmp,
+    Key,
+    Shot,
+    Stimulus,
+    Tcp,
+    Udp,
+    Web,
+    aimed_at,
+    new_nonce,
+    sendable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_bottle.backends.contract import Topology
-    from pytest_bottle.firing import Operation
     from pytest_bottle.internet.contract import Internet
 
-#: Ports at the agent that the survey's listener waits on: for the sidecar's control, and for leaks.
-CONTROL_PORT, INBOUND_PORT = 46001, 46002
-#: Seconds by which senders to the agent's listener hold back, so that it is there first.
-_HEAD_START = 0.4
+#: The port that a guest listens on for visitors from the networks, and for the sidecar's control.
+INSIDE_PORT = 46001
+#: Seconds by which senders to such a guest hold back, so that its listener is there first.
+HEAD_START = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +41,33 @@ class Claim:
         check: the ID of the check that claims it.
         shot: the stimulus, at its vantage point.
         mirror: the same stimulus from a place that must succeed.
-        inbound: the far end is the agent's listener and not the witness.
+        ear: the guest that it must not reach; None is the far side, where the witness hears.
         unmet: a condition that was not met already when the plan was made; empty if all were.
     """
 
     check: str
     shot: Shot
     mirror: Shot
-    inbound: bool = False
+    ear: Vantage | None = None
+    unmet: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A packet to each port of an address, which must not arrive, and a few that must.
+
+    Attributes:
+        check: the ID of the check that claims it.
+        protocol: ``tcp`` or ``udp``.
+        operation: the privileged probe's own, to each of the 65,535 ports by a next hop.
+        control: the neighbour's, to a handful of them.
+        unmet: as for a claim.
+    """
+
+    check: str
+    protocol: str
+    operation: Operation
+    control: Operation
     unmet: str = ""
 
 
@@ -45,7 +76,9 @@ class Plan:
     """Collects claims and operations; checks' ``stimuli`` functions fill it.
 
     Attributes:
+        features: what the backend can do.
         neighbours: who answered ARP on the internal network, address to link address.
+        guests: the addresses of the agent and of the suite's own guests.
         first: operations before the window, controls that must not be taken for a leak in it.
         during: operations in the window.
         sweeps: claims of a privileged probe about every port, in a window of their own.
@@ -53,15 +86,32 @@ class Plan:
 
     topology: Topology
     internet: Internet
+    features: frozenset[Feature]
     neighbours: Mapping[str, str]
+    guests: Mapping[Vantage, str]
     claims: list[Claim] = field(default_factory=list)
     first: list[Operation] = field(default_factory=list)
     during: list[Operation] = field(default_factory=list)
-    sweeps: list[Operation] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
+    _given: set[str] = field(default_factory=set)
+    _twins: dict[str, str] = field(default_factory=dict)
 
     def target(self, family: int = 4) -> str:
-        """Hand out an address of the far side that nobody else is sent to."""
-        return self.internet.fresh_address(family)
+        """Hand out an address of the far side that nobody else is sent to.
+
+        Raises:
+            ConfigurationError: the far side has no further one: two would be taken for each other.
+        """
+        host = self.internet.fresh_address(family)
+        if host in self._given:
+            raise ConfigurationError(
+                "the survey needs more addresses than the far side has",
+                where=f"internet {self.internet.name}",
+                expected=f"more than {len(self._given)} addresses, none twice",
+                seen=f"{host} again",
+            )
+        self._given.add(host)
+        return host
 
     def block(
         self,
@@ -72,34 +122,72 @@ class Plan:
         user: User = User.AGENT,
         via: str = "",
     ) -> None:
-        """Claim that a stimulus does not reach the far side, and mirror it from the open guest."""
+        """Claim that a stimulus does not reach the far side, and mirror it from the open guest.
+
+        What the agent may not send, its root may not send either, where there is one.
+        """
         name = f"{check} {vantage.value} {describe(stimulus)}{f' via {via}' if via else ''}"
-        unmet = ""
-        if via and via not in self.neighbours:
-            unmet = f"the next hop {via} does not answer ARP, so nothing was delivered to it"
+        unmet = self._unmet(via)
         mirror = Shot(f"{name} (open)", Vantage.OPEN, self._mirrored(stimulus), User.AGENT)
         shot = Shot(name, vantage, stimulus, user, via)
         self.claims.append(Claim(check, shot, mirror, unmet=unmet))
+        if vantage is Vantage.AGENT and Feature.EXEC_ROOT in self.features:
+            twin = aimed_at(stimulus, self._twin(stimulus.host))
+            shot = Shot(f"{name} as root", vantage, twin, User.ROOT)
+            self.claims.append(Claim(check, shot, mirror))
+
+    def _twin(self, host: str) -> str:
+        """Give root an address of its own for each that the agent was given."""
+        if host in self._given and host not in self._twins:
+            self._twins[host] = self.target(6 if ":" in host else 4)
+        return self._twins.get(host, host)
+
+    def _unmet(self, via: str) -> str:
+        if not via or via in self.neighbours:
+            return ""
+        return f"the next hop {via} does not answer ARP, so nothing was delivered to it"
 
     def _mirrored(self, stimulus: Stimulus) -> Stimulus:
         if isinstance(stimulus, Web) and not stimulus.host:
             return stimulus  # goes where the name leads; the nonce in it tells the two apart
         return aimed_at(sendable(stimulus), self.target(stimulus.key.family))
 
-    def block_inbound(self, check: str, vantage: Vantage, stimulus: Stimulus, via: str) -> None:
-        """Claim that a stimulus does not reach the agent's listener; the sidecar's own does."""
-        name = f"{check} {vantage.value} {describe(stimulus)} via {via}"
-        port = CONTROL_PORT
-        control: Stimulus = Udp(stimulus.host, port)
-        if isinstance(stimulus, Tcp):
-            control = Tcp(stimulus.host, port)
-        mirror = Shot(f"{name} (sidecar)", Vantage.SIDECAR, control, User.AGENT, delay=_HEAD_START)
-        shot = Shot(name, vantage, stimulus, User.AGENT, via, delay=_HEAD_START)
-        self.claims.append(Claim(check, shot, mirror, inbound=True))
+    def block_inside(self, check: str, vantage: Vantage, ear: Vantage, via: str) -> None:
+        """Claim that no TCP, UDP or echo request reaches a guest by a next hop.
+
+        The control is the sidecar, which is on that guest's network.
+        """
+        host = self.guests[ear]
+        unmet = self._unmet(via) if vantage is Vantage.PRIVILEGED else ""
+        stimuli = (Tcp(host, INSIDE_PORT), Udp(host, INSIDE_PORT), Icmp(host, raw=True))
+        for stimulus in stimuli:
+            name = f"{check} {vantage.value} {describe(stimulus)} ({ear.value}) via {via}"
+            control = sendable(stimulus)
+            mirror = Shot(
+                f"{name} (sidecar)", Vantage.SIDECAR, control, User.AGENT, delay=HEAD_START
+            )
+            shot = Shot(name, vantage, stimulus, User.ROOT, via, delay=HEAD_START)
+            self.claims.append(Claim(check, shot, mirror, ear, unmet))
+
+    def sweep(self, check: str, protocol: str, via: str, some: Sequence[int]) -> None:
+        """Claim that a next hop passes on nothing to any port; ``some`` are the control's ports."""
+        kind = {"tcp": "syn-sweep", "udp": "udp-sweep"}[protocol]
+        name = f"{check} every {protocol} port via {via}"
+        every = {"kind": kind, "host": self.target(), "ports": [], "via": via, "nonce": new_nonce()}
+        few = {"kind": kind, "host": self.target(), "ports": [*some], "nonce": new_nonce()}
+        self.sweeps.append(
+            Sweep(
+                check,
+                protocol,
+                Operation(name, Vantage.PRIVILEGED, every),
+                Operation(f"{name} (neighbour)", Vantage.NEIGHBOUR, few),
+                self._unmet(via),
+            )
+        )
 
     def keys(self) -> list[Key]:
         """Every family, protocol and port that a claim says is blocked towards the far side."""
-        return sorted({c.shot.stimulus.key for c in self.claims if not c.inbound})
+        return sorted({c.shot.stimulus.key for c in self.claims if c.ear is None})
 
     def beats(self, when: str) -> list[Shot]:
         """Let the sidecar speak once for each key, each time to an address of its own."""

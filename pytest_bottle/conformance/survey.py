@@ -1,34 +1,46 @@
 """The survey: every stimulus of every check in one window, closed by the witness's heartbeats.
 
 The order is what makes silence worth something: the sidecar speaks on every key (CTL-01), then the
-claims and their mirrors are fired at once, then the sidecar speaks on every key again (CTL-03).
+claims and their mirrors are fired at once, then the sweeps, then what must not reach a guest, and
+then the sidecar speaks on every key again (CTL-03). What is heard late is heard all the same.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, Vantage
-from pytest_bottle.conformance.plan import CONTROL_PORT, INBOUND_PORT, Plan
+from pytest_bottle.conformance.plan import HEAD_START, INSIDE_PORT, Plan
 from pytest_bottle.errors import TransportError
-from pytest_bottle.firing import DEADLINE, Operation, Volley, fire, heard, run_one
+from pytest_bottle.firing import Operation, Volley, fire, heard, run_one
 from pytest_bottle.verdict import Finding, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Topology
-    from pytest_bottle.conformance.plan import Claim
+    from pytest_bottle.conformance.plan import Claim, Sweep
     from pytest_bottle.conformance.registry import Check
+    from pytest_bottle.internet.contract import Internet
     from pytest_bottle.internet.lab import Hearing, Mark
     from pytest_bottle.internet.records import Heard
     from pytest_bottle.stimulus import Shot
 
 #: Seconds from the last answer to the end of the window, at least; three round trips are less.
 _SETTLE = 0.05
-LISTENER = "the agent's listener"
+#: Seconds that a stimulus to a guest on a network beside its sender may take.
+_NEARBY = 0.3
+#: The guests of the suite's own, and what a backend must be able to do for each.
+_GUESTS = {
+    Vantage.PRIVILEGED: Feature.PRIVILEGED_PROBE,
+    Vantage.OPEN: Feature.OPEN_GUEST,
+    Vantage.NEIGHBOUR: Feature.NEIGHBOUR,
+}
+#: Guests that are listened at, in this order: what the neighbour sends may be answered late.
+_EARS = (Vantage.NEIGHBOUR, Vantage.AGENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +54,20 @@ class Judged:
     why: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """What came to a guest in one round, in which nobody else talks to it.
+
+    Attributes:
+        said: the first words of those who came to its listener.
+        counted: how many packets its kernel received, by protocol; empty if it could not tell.
+    """
+
+    said: tuple[str, ...]
+    counted: Mapping[str, int]
+
+
+@dataclass
 class Evidence:
     """Everything that the survey saw and heard.
 
@@ -52,7 +77,8 @@ class Evidence:
         before: the sidecar's beats before the window; ``after``: those behind it.
         window: what the witness heard from before the first beats to the close.
         swept: what it heard during the sweeps.
-        tail: what it heard of the last beats.
+        tail: what it heard from there on, the last beats among it.
+        claimed: what came to a guest when it should not; ``controlled``: when it should.
     """
 
     plan: Plan
@@ -64,22 +90,53 @@ class Evidence:
     window: Hearing
     swept: Hearing
     tail: Hearing
+    claimed: Mapping[Vantage, Visits]
+    controlled: Mapping[Vantage, Visits]
 
     def unheard(self, beats: Iterable[Shot], hearing: Hearing) -> list[str]:
         """Name the beats that the witness did not hear."""
         return [beat.name for beat in beats if not heard(beat, hearing.records)]
 
-    def during(self) -> list[Heard]:
-        """What the witness heard while the claims were fired, without the first beats."""
-        return [r for r in self.window.records if r.seq > self.opened.seq]
+    @property
+    def lost(self) -> int:
+        """How many packets the witness lost."""
+        return sum(hearing.lost or 0 for hearing in self._hearings)
+
+    @cached_property
+    def since_opened(self) -> list[Heard]:
+        """What the witness heard since the claims were fired, however late, but for the sweeps."""
+        sweeps = {
+            o.what["host"]: (b"", str(o.what["nonce"]).encode())
+            for sweep in self.plan.sweeps
+            for o in (sweep.operation, sweep.control)
+        }
+        return [
+            record
+            for hearing in self._hearings
+            for record in hearing.records
+            if record.seq > self.opened.seq and record.payload not in sweeps.get(record.dst, ())
+        ]
+
+    @property
+    def _hearings(self) -> tuple[Hearing, ...]:
+        return self.window, self.swept, self.tail
 
 
 def conduct(backend: Backend, topology: Topology, checks: Iterable[Check]) -> Evidence:
     """Plan and fire the survey of all checks, and collect what was seen and heard."""
     backend.trust()
-    plan = Plan(topology, backend.internet, _neighbours(backend, topology))
+    features = backend.describe().features
+    # All are attached before anybody speaks: a bridge's own link address may change with each.
+    guests = {
+        vantage: backend.address(topology, vantage)
+        for vantage, feature in _GUESTS.items()
+        if feature in features
+    }
+    guests[Vantage.AGENT] = topology.agent_address
+    neighbours = _neighbours(backend, topology)
+    plan = Plan(topology, backend.internet, features, neighbours, guests)
     for check in checks:
-        if check.stimuli is not None and check.needs <= backend.describe().features:
+        if check.stimuli is not None and check.needs <= features:
             check.stimuli(plan)
     return _fire(backend, topology, plan)
 
@@ -112,23 +169,28 @@ def _fire(backend: Backend, topology: Topology, plan: Plan) -> Evidence:
     volley = fire(backend, topology, [*map(Operation.of, before), *plan.first])
     opened = internet.mark()
     _merge(volley, fire(backend, topology, _operations(plan)))
-    time.sleep(_SETTLE)
-    window = internet.heard(start)
-    _merge(volley, fire(backend, topology, plan.sweeps, 10.0))
-    swept = internet.heard(window.end)
+    window = _settled(internet, start)
+    sweeps = [o for sweep in plan.sweeps for o in (sweep.operation, sweep.control)]
+    _merge(volley, fire(backend, topology, sweeps, 10.0))
+    swept = _settled(internet, window.end)
+    claimed, controlled = _listen_inside(backend, topology, plan, volley)
     _merge(volley, fire(backend, topology, map(Operation.of, after)))
-    tail = internet.heard(swept.end)
-    return Evidence(plan, volley, opened, window.end, before, after, window, swept, tail)
+    tail = _settled(internet, swept.end)
+    return Evidence(
+        *(plan, volley, opened, window.end, before, after),
+        *(window, swept, tail, claimed, controlled),
+    )
+
+
+def _settled(internet: Internet, since: Mark) -> Hearing:
+    time.sleep(_SETTLE)
+    return internet.heard(since)
 
 
 def _operations(plan: Plan) -> list[Operation]:
-    shots = [shot for claim in plan.claims for shot in (claim.shot, claim.mirror)]
-    operations = [*map(Operation.of, shots), *plan.during]
-    if any(claim.inbound for claim in plan.claims):
-        ports = [CONTROL_PORT, INBOUND_PORT]
-        what = {"kind": "listen", "tcp": ports, "udp": ports, "deadline": DEADLINE + 0.5}
-        operations.append(Operation(LISTENER, Vantage.AGENT, what))
-    return operations
+    claims = [claim for claim in plan.claims if claim.ear is None]
+    shots = dict.fromkeys(shot for claim in claims for shot in (claim.shot, claim.mirror))
+    return [*map(Operation.of, shots), *plan.during]
 
 
 def _merge(into: Volley, more: Volley) -> None:
@@ -136,21 +198,68 @@ def _merge(into: Volley, more: Volley) -> None:
     into.failures |= more.failures
 
 
+# -- guests as ears --------------------------------------------------------------------------------
+
+
+def _listen_inside(
+    backend: Backend, topology: Topology, plan: Plan, volley: Volley
+) -> tuple[dict[Vantage, Visits], dict[Vantage, Visits]]:
+    """Fire the claims about one guest after the other, then the sidecar's controls at all."""
+
+    def listen(at: Sequence[Vantage], shots: Iterable[Shot]) -> dict[Vantage, Visits]:
+        # Counted before and after by others than the listener: it may start late, or end early.
+        before = _count(backend, topology, at)
+        ports = [INSIDE_PORT]
+        what = {"kind": "listen", "tcp": ports, "udp": ports, "deadline": HEAD_START + _NEARBY}
+        listeners = [Operation(f"listener at {ear.value}", ear, what) for ear in at]
+        more = fire(backend, topology, [*listeners, *map(Operation.of, shots)], _NEARBY)
+        _merge(volley, more)
+        after = _count(backend, topology, at)
+        return {
+            ear: Visits(
+                tuple(visit[3] for visit in more.records.get(o.name, {}).get("visitors", ())),
+                {name: n - before[ear][name] for name, n in after[ear].items() if before[ear]},
+            )
+            for ear, o in zip(at, listeners, strict=True)
+        }
+
+    ears = [ear for ear in _EARS if any(claim.ear is ear for claim in plan.claims)]
+    claimed: dict[Vantage, Visits] = {}
+    for ear in ears:
+        claimed |= listen([ear], [claim.shot for claim in plan.claims if claim.ear is ear])
+    controls = [claim.mirror for claim in plan.claims if claim.ear is not None]
+    return claimed, listen(ears, controls)
+
+
+def _count(
+    backend: Backend, topology: Topology, at: Iterable[Vantage]
+) -> dict[Vantage, dict[str, int]]:
+    """Read how many packets each of the guests has received."""
+    reads = {ear: Operation("counters", ear, {"kind": "listen", "deadline": 0}) for ear in at}
+    records = {
+        ear: fire(backend, topology, [o]).records.get(o.name, {}) for ear, o in reads.items()
+    }
+    return {ear: record.get("counters", {}).get("after", {}) for ear, record in records.items()}
+
+
+# -- judging ---------------------------------------------------------------------------------------
+
+
 def judge_claim(evidence: Evidence, claim: Claim, unmet: str) -> Judged:
     """Judge one claim; ``unmet`` names a control of the whole survey that is red."""
     volley = evidence.volley
     shot, mirror = claim.shot, claim.mirror
-    if claim.inbound:
-        visits = volley.records.get(LISTENER, {}).get("visitors", [])
-        arrived = [v for v in visits if shot.nonce in v[3] or v[1] == shot.stimulus.key.port]
-        control = any(mirror.nonce in visit[3] for visit in visits)
-        found: tuple[Heard, ...] = ()
-        is_heard = bool(arrived)
-    else:
-        found = tuple(heard(shot, evidence.during()))
-        is_heard = bool(found)
+    found: tuple[Heard, ...] = ()
+    if claim.ear is None:
+        found = tuple(heard(shot, evidence.since_opened))
+        is_heard, deaf = bool(found), _deaf(evidence, claim)
         control = reached(evidence, mirror)
-    why = unmet or claim.unmet or _red(evidence, claim)
+    else:
+        is_heard = _visited(evidence.claimed, claim.ear, shot)
+        deaf = _uncounted(evidence.claimed, claim.ear)
+        control = _visited(evidence.controlled, claim.ear, mirror, strict=True)
+        control = control and (volley.echo(mirror.name) or volley.outcome(mirror.name) == "sent")
+    why = unmet or claim.unmet or deaf
     if not why and not control:
         why = f"its control did not arrive: {mirror.name}: {volley.records.get(mirror.name)}"
     outcome = volley.outcome(shot.name)
@@ -165,15 +274,35 @@ def reached(evidence: Evidence, shot: Shot) -> bool:
     """Tell whether a control got through: answered or sent, and heard at the far end."""
     outcome = evidence.volley.outcome(shot.name)
     said = evidence.volley.echo(shot.name) or outcome in ("sent", "answered")
-    return said and bool(heard(shot, evidence.during()))
+    return said and bool(heard(shot, evidence.since_opened))
 
 
-def _red(evidence: Evidence, claim: Claim) -> str:
+def _visited(
+    visits: Mapping[Vantage, Visits], ear: Vantage, shot: Shot, *, strict: bool = False
+) -> bool:
+    """Tell whether a shot came to a guest: its listener or its kernel says so, or both must."""
+    protocol = shot.stimulus.key.protocol
+    counted = visits[ear].counted.get(protocol, 0) > 0
+    told = any(shot.nonce in said for said in visits[ear].said)
+    if strict:  # nobody listens for an echo request: the reply to it tells
+        return counted and (told or protocol == "icmp")
+    return counted or told
+
+
+def _uncounted(visits: Mapping[Vantage, Visits], ear: Vantage) -> str:
+    """Name what keeps a guest's counters from telling that nothing came; empty if nothing does."""
+    counted = visits[ear].counted
+    if not counted:
+        return f"the kernel of {ear.value} does not count what it receives"
+    rest = counted["ip"] - sum(n for name, n in counted.items() if name != "ip")
+    # A guest's own filter of sources may drop a packet before its protocol is looked at.
+    return f"{ear.value} received {rest} packets of no known protocol" if rest > 0 else ""
+
+
+def _deaf(evidence: Evidence, claim: Claim) -> str:
     """Name what made the witness deaf to a claim's key; empty if nothing did."""
-    if claim.inbound:
-        return ""
-    if evidence.window.lost:
-        return f"the witness lost {evidence.window.lost} packets in the window"
+    if evidence.lost:
+        return f"the witness lost {evidence.lost} packets"
     key = claim.shot.stimulus.key
     for beats, hearing, when in (
         (evidence.before, evidence.window, "before"),
@@ -183,3 +312,33 @@ def _red(evidence: Evidence, claim: Claim) -> str:
         if not mine or evidence.unheard(mine, hearing):
             return f"the witness did not hear the sidecar on {key.protocol}/{key.port} {when}"
     return ""
+
+
+def swept_ports(evidence: Evidence, sweep: Sweep) -> set[int]:
+    """Tell the ports of a sweep at which the far side heard it; 0 stands for an unknown one."""
+    return _ports(evidence, sweep.operation, sweep.protocol)
+
+
+def broken_sweep(evidence: Evidence, sweep: Sweep) -> str:
+    """Say why the silence after a sweep is worth nothing; empty if it is worth something."""
+    volley, control = evidence.volley, sweep.control
+    record = volley.records.get(sweep.operation.name, {})
+    if record.get("count") != 65535:
+        return f"{sweep.operation.name} is not complete: {record or volley.failures}"
+    wanted = control.what["ports"]
+    if _ports(evidence, control, sweep.protocol) != set(wanted if isinstance(wanted, list) else ()):
+        return f"{control.name} was not heard: {volley.records.get(control.name)}"
+    if evidence.lost:
+        return f"the witness lost {evidence.lost} packets"
+    return sweep.unmet
+
+
+def _ports(evidence: Evidence, operation: Operation, protocol: str) -> set[int]:
+    number, host = {"tcp": 6, "udp": 17}[protocol], operation.what["host"]
+    nonce = str(operation.what["nonce"]).encode()
+    return {
+        record.dport or 0
+        for hearing in (evidence.swept, evidence.tail)
+        for record in hearing.records
+        if (record.dst == host and record.proto == number) or nonce in record.payload
+    }

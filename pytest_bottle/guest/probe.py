@@ -65,6 +65,15 @@ _CAUSES = {
 }
 
 
+#: What counts a packet that came, even one that nothing could be made of (RFC 4293, 4022, 4113).
+_RECEIVED = (
+    ("ip", "Ip:", ("InReceives",)),
+    ("tcp", "Tcp:", ("InSegs",)),
+    ("udp", "Udp:", ("InDatagrams", "NoPorts", "InErrors")),
+    ("icmp", "Icmp:", ("InMsgs",)),
+)
+
+
 def main() -> None:
     """Run every operation that standard input names, all at once, and say how many there were."""
     request = json.load(sys.stdin)
@@ -202,13 +211,30 @@ def _checksum(data: bytes) -> int:
 
 
 def _syn_sweep(operation: Operation, _deadline: float) -> Record:
-    """Send one bare SYN to each port of a range; only the far end can tell what became of them."""
+    """Send one bare SYN to each port of a list, or to every one."""
     host, ports = operation["host"], operation["ports"] or range(1, 65536)
     with _socket(operation, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
-        # Not connected: a firewall's rejection of one would be an error of the next.
-        for packet in _syns(_source_of(host), host, ports):
-            sock.sendto(packet, (host, 0))
-    return {"outcome": "sent", "count": len(ports)}
+        return _sweep(
+            sock, ((packet, (host, 0)) for packet in _syns(_source_of(host), host, ports))
+        )
+
+
+def _udp_sweep(operation: Operation, _deadline: float) -> Record:
+    """Send one datagram with the nonce to each port of a list, or to every one."""
+    host, ports = operation["host"], operation["ports"] or range(1, 65536)
+    nonce = operation["nonce"].encode()
+    with _socket(operation, socket.SOCK_DGRAM) as sock:
+        return _sweep(sock, ((nonce, (host, port)) for port in ports))
+
+
+def _sweep(sock: socket.socket, packets: Iterable[tuple[bytes, tuple[str, int]]]) -> Record:
+    """Send without waiting for anybody; only the far end can tell what became of them."""
+    count = 0
+    # Not connected: a firewall's rejection of one would be an error of the next.
+    for packet, address in packets:
+        sock.sendto(packet, address)
+        count += 1
+    return {"outcome": "sent", "count": count}
 
 
 def _syns(source: str, host: str, ports: Iterable[int]) -> Iterator[bytes]:
@@ -439,14 +465,23 @@ def _exactly(stream: Stream, size: int) -> bytes:
 
 
 def _status(operation: Operation, _deadline: float) -> Record:
-    """Read the identity and the capability sets of processes (proc(5))."""
+    """Read the identity and the capability sets of processes (proc(5)); ``*`` is all of them."""
     found = {}
-    for pid in operation["pids"]:
-        with open(f"/proc/{pid}/status") as file:
-            lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-        names = ("Name", "Uid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
-        found[str(pid)] = {name: lines.get(name) for name in (*names, "Seccomp")}
+    for pid in map(str, operation["pids"]):
+        if pid != "*":
+            found[pid] = _status_of(pid)
+            continue
+        for each in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                found[each] = _status_of(each)
     return {"outcome": "answered", "processes": found}
+
+
+def _status_of(pid: str) -> dict[str, str | None]:
+    with open(f"/proc/{pid}/status") as file:
+        lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    names = ("Name", "Uid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
+    return {name: lines.get(name) for name in (*names, "Seccomp")}
 
 
 def _netlink(operation: Operation, _deadline: float) -> Record:
@@ -539,15 +574,39 @@ def _arp_answers(sock: socket.socket, deadline: float) -> dict[str, str]:
 
 
 def _listen(operation: Operation, deadline: float) -> Record:
-    """Listen for visitors until the deadline; report each, with the first bytes it sent."""
+    """Listen for visitors until the deadline; report each, with the first bytes it sent.
+
+    A visitor that our answers do not reach cannot be accepted: the kernel's counters, from before
+    and after, tell that it came.
+    """
     end = time.monotonic() + deadline
+    before = _counters()
     with contextlib.ExitStack() as stack:
         doors = [
             _door(stack, kind, "0.0.0.0", port)
             for kind, name in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp"))
             for port in operation.get(name, ())
         ]
-        return {"outcome": "listened", "visitors": _attend(doors, end, _greeting)}
+        visitors = _attend(doors, end, _greeting)
+    return {
+        "outcome": "listened",
+        "visitors": visitors,
+        "counters": {"before": before, "after": _counters()},
+    }
+
+
+def _counters() -> dict[str, int]:
+    """How many packets this network namespace has received (proc(5)); empty if it cannot tell."""
+    try:
+        with open("/proc/net/snmp") as file:
+            lines = [line.split() for line in file]
+        tables = {lines[at][0]: lines[at : at + 2] for at in range(0, len(lines), 2)}
+        return {
+            name: sum(int(tables[table][1][tables[table][0].index(field)]) for field in fields)
+            for name, table, fields in _RECEIVED
+        }
+    except (OSError, LookupError, ValueError):
+        return {}
 
 
 def _door(stack: contextlib.ExitStack, kind: int, address: str, port: int = 0) -> socket.socket:
@@ -646,6 +705,7 @@ _OPERATIONS: dict[str, Callable[[Operation, float], Record]] = {
     "udp": _udp,
     "icmp": _icmp,
     "syn-sweep": _syn_sweep,
+    "udp-sweep": _udp_sweep,
     "http": _http,
     "status": _status,
     "netlink": _netlink,

@@ -26,11 +26,11 @@ class Internet(Protocol):
     def listen(self, *, tcp: Sequence[int] = (), udp: Sequence[int] = ()) -> None:
         """Make the far side answer on these ports, at every address."""
 
-    def address_of(self, name: str) -> str:
-        """Tell the IPv4 address that the far side's DNS gives a name."""
+    def addresses_of(self, name: str) -> tuple[str, ...]:
+        """Tell the addresses that the far side's DNS gives a name, IPv4 first."""
 
     def fresh_address(self, family: int = 4) -> str:
-        """Hand out a public-looking address that nobody has been sent to lately (RFC 7534 space).
+        """Hand out a public-looking address that nobody has been sent to lately.
 
         Args:
             family: 4 or 6.

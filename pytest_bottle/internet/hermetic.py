@@ -24,16 +24,19 @@ class Lab:
     """
 
     name = "lab"
-    #: AS112's direct delegation (RFC 7534): global to every address guard, and ours in here.
-    _POOLS: ClassVar = {4: "192.175.48.0/24", 6: "2620:4f:8000:ff::/120"}
+    #: AS112 (RFC 7534, RFC 7535) and AMT (RFC 7450): global to address guards, and ours in here.
+    _POOLS: ClassVar = {
+        4: ("192.175.48.0/24", "192.31.196.0/24", "192.52.193.0/24"),
+        6: ("2620:4f:8000:ff::/120",),
+    }
 
     def __init__(self, witness: socket.socket, origin: socket.socket) -> None:
         self._sockets = (witness, origin)
         self.witness = WitnessClient(witness)
         self.origin = OriginClient(origin)
         self._fresh = {
-            family: itertools.cycle(list(ipaddress.ip_network(pool).hosts()))
-            for family, pool in self._POOLS.items()
+            family: itertools.cycle([h for p in pools for h in ipaddress.ip_network(p).hosts()])
+            for family, pools in self._POOLS.items()
         }
 
     def mark(self) -> Mark:
@@ -50,7 +53,11 @@ class Lab:
 
     def address_of(self, name: str) -> str:
         """Tell the IPv4 address that the lab's DNS gives a name."""
-        return self.origin.address(name)
+        return self.addresses_of(name)[0]
+
+    def addresses_of(self, name: str) -> tuple[str, ...]:
+        """Tell the addresses that the lab's DNS gives a name, IPv4 first."""
+        return self.origin.addresses(name)
 
     def fresh_address(self, family: int = 4) -> str:
         """Hand out an address that no stimulus has been sent to for a while."""

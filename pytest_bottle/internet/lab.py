@@ -149,7 +149,12 @@ class OriginClient:
 
     def address(self, name: str) -> str:
         """The IPv4 address that the lab's DNS gives to ``name``."""
-        return str(self._line.ask({"op": "address", "name": name})["address"])
+        return self.addresses(name)[0]
+
+    def addresses(self, name: str) -> tuple[str, str]:
+        """The IPv4 and the IPv6 address that the lab's DNS gives to ``name``."""
+        answer = self._line.ask({"op": "address", "name": name})
+        return str(answer["address"]), str(answer["address6"])
 
     def mark(self) -> int:
         """The number of the last log entry, to ask for later ones."""

@@ -41,6 +41,19 @@ def test_the_agent_has_one_interface_and_no_way_on(shared_bottle: Bottle) -> Non
     assert not any(row.endswith("eth0") for row in rest.splitlines())  # no IPv6 address
 
 
+def test_a_gateway_keeps_its_link_address(netns: NetnsBackend) -> None:
+    """Guests that are attached later do not change the address that others know a gateway by."""
+    with Bottle(netns, BottleSpec()) as bottle:
+        known = []
+        for vantage in (Vantage.SIDECAR, Vantage.OPEN, Vantage.NEIGHBOUR):
+            guest = bottle.guest(vantage)
+            guest.fetch("http://198.51.100.9/", proxy=None)
+            rows = [line.split() for line in guest.run("cat", "/proc/net/arp").out.splitlines()]
+            known += [row[3] for row in rows if row[0] == bottle.egress_network.gateway]
+        assert len(known) == 3
+        assert len(set(known)) == 1
+
+
 def test_the_sidecar_is_dual_homed_egress_first(shared_bottle: Bottle) -> None:
     """The sidecar's first interface is on the egress network and has the default route (S11)."""
     table = shared_bottle.sidecar.run("cat", "/proc/net/route").out

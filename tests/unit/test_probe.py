@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -405,7 +406,40 @@ def test_a_syn_is_whole(source: str, host: str, ports: list[int]) -> None:
         assert int.from_bytes(pseudo + packet, "big") % 0xFFFF == 0
 
 
+def test_a_sweep_of_datagrams_carries_the_nonce(udp: socket.socket) -> None:
+    """One datagram for each port; a port that refuses one spoils no other."""
+    port = udp.getsockname()[1]
+    with nobody_listens() as closed:
+        record = ask("udp-sweep", host=HERE, ports=[closed, port, closed, port])
+    assert (record["outcome"], record["count"]) == ("sent", 4)
+    assert [udp.recv(100), udp.recv(100)] == [NONCE.encode()] * 2
+
+
 # -- the agent's listener -----------------------------------------------------------------------
+
+
+def test_the_listener_counts_what_its_kernel_received(port: int) -> None:
+    """Also what nobody could accept: here a datagram to a port on which nobody listens."""
+    before = ask("listen", deadline=0)["counters"]["after"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"n", (HERE, port))
+    after = ask("listen", deadline=0)["counters"]["before"]
+    assert after.keys() == before.keys() == {"ip", "tcp", "udp", "icmp"}
+    assert after["udp"] > before["udp"]
+    assert after["ip"] > before["ip"]
+
+
+def test_counters_that_cannot_be_read_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not nought: nothing can be concluded then."""
+    monkeypatch.setattr(probe, "_RECEIVED", (("tcp", "Tcp:", ("NoSuchCounter",)),))
+    assert probe._counters() == {}
+
+
+def test_the_state_of_every_process_can_be_read() -> None:
+    """The asterisk stands for all of them, this one among them."""
+    record = ask("status", pids=["*"])
+    assert str(os.getpid()) in record["processes"]
+    assert all(status["CapEff"] for status in record["processes"].values())
 
 
 @pytest.fixture

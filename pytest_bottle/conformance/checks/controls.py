@@ -76,10 +76,10 @@ def witness_stays_alive(bench: Bench) -> str:
         *evidence.unheard(evidence.before, evidence.window),
         *evidence.unheard(evidence.after, evidence.tail),
     ]
-    lost = (evidence.window.lost or 0) + (evidence.swept.lost or 0) + (evidence.tail.lost or 0)
-    if unheard or lost:
+    if unheard or evidence.lost:
         raise bench.violation(
-            f"{len(unheard)} heartbeats unheard ({', '.join(unheard[:5])}), {lost} packets lost"
+            f"{len(unheard)} heartbeats unheard ({', '.join(unheard[:5])}), "
+            f"{evidence.lost} packets lost"
         )
     if not _bracketed(evidence):
         raise bench.violation("the heartbeats do not lie on both sides of the window")
@@ -109,7 +109,8 @@ def same_bytes_get_out(bench: Bench) -> str:
     container that is not isolated.
     """
     evidence = bench.evidence
-    mirrors = [claim.mirror for claim in evidence.plan.claims if not claim.inbound]
+    claims = [claim for claim in evidence.plan.claims if claim.ear is None]
+    mirrors = list(dict.fromkeys(claim.mirror for claim in claims))
     failed = [mirror for mirror in mirrors if not survey.reached(evidence, mirror)]
     if failed or not mirrors:
         first = failed[0].name if failed else "none was planned"

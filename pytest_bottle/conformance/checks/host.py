@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
 from pytest_bottle.stimulus import new_nonce
+from pytest_bottle.verdict import BLOCKED_OUTCOMES
 
 if TYPE_CHECKING:
     from pytest_bottle.conformance.bench import Bench
@@ -60,6 +62,8 @@ def published_port_is_no_way_in(bench: Bench) -> str:
                     f"{vantage.value} got an answer from {target}:{topology.published.port}: "
                     f"{record['status']}"
                 )
+            if record["outcome"] not in BLOCKED_OUTCOMES:
+                raise bench.inconclusive(f"{vantage.value} could not ask {target}: {record}")
             seen.append(str(record["outcome"]))
     strangers = _status_visitors(bench)[len(before) :]
     if strangers:
@@ -76,6 +80,10 @@ def _require_answer_at_host(bench: Bench, visits: int) -> None:
     unmet = bench.unmet()
     if unmet:
         raise bench.inconclusive(unmet)
+    page = {"kind": "http", "url": f"http://{ALLOWED}/{new_nonce()}", "proxy": "environment"}
+    record = bench.probe(Vantage.SIBLING, page)
+    if record.get("status") != 200:
+        raise bench.inconclusive(f"the sibling does not even get {ALLOWED} by its proxy: {record}")
     record = _get(bench, Vantage.HOST, bench.topology.published.host)
     if "status" not in record:
         raise bench.inconclusive(

@@ -5,31 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
-from pytest_bottle.conformance.plan import INBOUND_PORT
 from pytest_bottle.conformance.registry import check
-from pytest_bottle.stimulus import Icmp, Tcp, Udp
+from pytest_bottle.stimulus import Icmp, Stimulus, Tcp, Udp
 
 if TYPE_CHECKING:
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.conformance.plan import Plan
 
+#: Ports of the sweeps' controls.
+_SOME = (22, 443, 8448, 40053)
+
 
 def _through_the_sidecar(plan: Plan) -> None:
     topology, target = plan.topology, plan.target()
-    for stimulus in (Tcp(target, 443), Udp(target, 443), Icmp(target, raw=True)):
-        plan.block(
-            "LAT-05",
-            Vantage.PRIVILEGED,
-            stimulus,
-            user=User.ROOT,
-            via=topology.sidecar_address,
-        )
-    for inward in (
-        Tcp(topology.agent_address, INBOUND_PORT),
-        Udp(topology.agent_address, INBOUND_PORT),
-    ):
-        via = topology.sidecar_outer_address
-        plan.block_inbound("LAT-05", Vantage.NEIGHBOUR, inward, via)
+    via = topology.sidecar_address
+    tcp = [Tcp(target, port) for port in (443, 80, 53, 8080)]
+    udp = [Udp(target, port) for port in (443, 53, 123)]
+    stimuli: list[Stimulus] = [*tcp, *udp, Icmp(target, raw=True)]
+    for stimulus in stimuli:
+        plan.block("LAT-05", Vantage.PRIVILEGED, stimulus, user=User.ROOT, via=via)
+    for protocol in ("tcp", "udp"):
+        plan.sweep("LAT-05", protocol, via, _SOME)
+    plan.block_inside("LAT-05", Vantage.NEIGHBOUR, Vantage.AGENT, topology.sidecar_outer_address)
 
 
 @check(

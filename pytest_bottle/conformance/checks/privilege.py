@@ -40,13 +40,13 @@ def no_capabilities(bench: Bench) -> str:
     NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_MODULE, SYS_PTRACE, BPF, PERFMON, DAC_READ_SEARCH; in a
     session of the agent's user as in one of root's.
     """
-    granted = _read(bench, Vantage.PRIVILEGED, User.ROOT)["self"]
+    granted = _read(bench, Vantage.PRIVILEGED, User.ROOT, "self")["self"]
     if not _held(granted) >= {"CapEff NET_ADMIN", "CapEff NET_RAW"}:
         raise bench.inconclusive(
             f"the privileged probe's own mask does not read as such: {granted}"
         )
     for user in User:
-        for pid, status in _read(bench, Vantage.AGENT, user).items():
+        for pid, status in _read(bench, Vantage.AGENT, user, "self", 1, "*").items():
             if None in (status.get(name) for name in _SETS):
                 raise bench.inconclusive(f"process {pid} as {user.value}: {status}")
             if _held(status):
@@ -57,8 +57,10 @@ def no_capabilities(bench: Bench) -> str:
     return "all five sets clear, as the agent's user and as root"
 
 
-def _read(bench: Bench, vantage: Vantage, user: User) -> dict[str, dict[str, str]]:
-    record = bench.probe(vantage, {"kind": "status", "pids": ["self", 1]}, user=user)
+def _read(
+    bench: Bench, vantage: Vantage, user: User, *pids: str | int
+) -> dict[str, dict[str, str]]:
+    record = bench.probe(vantage, {"kind": "status", "pids": [*pids]}, user=user)
     if "processes" not in record:
         raise bench.inconclusive(f"/proc of {vantage.value} cannot be read: {record}")
     processes: dict[str, dict[str, str]] = record["processes"]

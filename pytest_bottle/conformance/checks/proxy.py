@@ -43,12 +43,17 @@ def allowed_works(bench: Bench) -> str:
 
 
 _DENIED_GET, _DENIED_CONNECT = "PXY-02 GET", "PXY-02 CONNECT"
+_BOTH = (_DENIED_GET, _DENIED_CONNECT)
 _OPEN_GET = "PXY-02 GET (sidecar, direct)"
 
 
 def _denied(plan: Plan) -> None:
     # The control goes first and by address: in the window, silence there means that nobody went.
-    control = {"kind": "http", "url": f"http://{plan.internet.address_of(DENIED)}/", "proxy": None}
+    control = {
+        "kind": "http",
+        "url": f"http://{plan.internet.addresses_of(DENIED)[0]}/",
+        "proxy": None,
+    }
     plan.first.append(Operation(_OPEN_GET, Vantage.SIDECAR, control))
     for name, scheme in ((_DENIED_GET, "http"), (_DENIED_CONNECT, "https")):
         what = {"kind": "http", "proxy": "environment"}
@@ -68,19 +73,28 @@ def _denied(plan: Plan) -> None:
     stimuli=_denied,
 )
 def denied_is_refused(bench: Bench) -> str:
-    """CONNECT or GET to an unlisted name gets the policy's answer, opens no upstream socket and
-    leaves one line in the audit record. A 502 or 504, a reset or an empty reply is no denial.
+    """CONNECT or GET to an unlisted name gets the policy's answer, opens no upstream socket, looks
+    up no name and leaves one line in the audit record. A 502 or 504, a reset or an empty reply is
+    no denial.
     """
     evidence = bench.evidence
-    heard = [r for r in evidence.during() if r.dst == bench.backend.internet.address_of(DENIED)]
+    addresses = bench.backend.internet.addresses_of(DENIED)
+    nonces = [_host(o).partition(".")[0].encode() for o in evidence.plan.during if o.name in _BOTH]
+    # A lookup of the name tells the far side as much as a connection to it would.
+    heard = [
+        r
+        for r in evidence.since_opened
+        if r.dst in addresses or any(nonce in r.payload.lower() for nonce in nonces)
+    ]
     if heard:
         raise bench.violation(
-            f"the witness heard {len(heard)} packets to {DENIED} ({heard[0].dst}:{heard[0].dport})"
+            f"the witness heard {len(heard)} packets to or about {DENIED}, the first to "
+            f"{heard[0].dst}:{heard[0].dport}"
         )
     unmet = bench.unmet()
     if unmet or evidence.volley.records.get(_OPEN_GET, {}).get("status") != 200:
         raise bench.inconclusive(unmet or f"{DENIED} does not even answer the sidecar itself")
-    return ", ".join(_require_denial(bench, name) for name in (_DENIED_GET, _DENIED_CONNECT))
+    return ", ".join(_require_denial(bench, name) for name in _BOTH)
 
 
 def _require_denial(bench: Bench, name: str) -> str:
@@ -93,8 +107,12 @@ def _require_denial(bench: Bench, name: str) -> str:
         seen = {key: record.get(key) for key in ("outcome", "status", "detail", "headers")}
         raise bench.violation(f"{name}: expected {form.status} with {form.header}, seen {seen}")
     operation = next(o for o in bench.evidence.plan.during if o.name == name)
-    host = str(operation.what["url"]).split("/")[2]
+    host = _host(operation)
     lines = [r for r in bench.backend.audit(bench.topology) if r.get("host") == host]
     if [line.get("decision") for line in lines] != ["deny"]:
         raise bench.violation(f"{name}: the audit record has {lines}, not one denial of {host}")
     return f"{name.split()[1]} {form.status} {headers[form.header]}"
+
+
+def _host(operation: Operation) -> str:
+    return str(operation.what["url"]).split("/")[2]

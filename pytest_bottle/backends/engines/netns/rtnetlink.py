@@ -70,8 +70,12 @@ class Netlink:
     # -- what can be asked for ------------------------------------------------
 
     def bridge(self, name: str, index: int) -> None:
-        """Make a bridge; ``index`` is its interface number, free in this namespace."""
-        info = _attr(18, _attr(1, b"bridge"))
+        """Make a bridge; ``index`` is its interface number, free in this namespace.
+
+        It gets a link address of its own: else it takes the lowest of its ports', which changes
+        with every guest that comes, and those that know the old one are cut off for a while.
+        """
+        info = _attr(18, _attr(1, b"bridge")) + _attr(1, b"\x02\xb0" + struct.pack("!I", index))
         self._indexes[name] = index
         self._add(_NEWLINK, _CREATE | _EXCL, _link(index) + _name(name) + info, f"bridge {name}")
 
