@@ -7,6 +7,7 @@ harm stands in, and says so.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class NetnsBackend(EngineBackend):
         return super().describe()._replace(mutant=self.mutant)
 
 
-class _Leaky(NetnsBackend):
+class _Leaky(NetnsBackend, abc.ABC):
     """A bottle whose host forwards some of what its internal network hands to it.
 
     The catalogue's mutants insert nft rules that accept and masquerade. Here routing rules and
@@ -55,9 +56,9 @@ class _Leaky(NetnsBackend):
         self._change("delete_rule", self._rules.pop(topology.id, []))
         super().down(topology)
 
+    @abc.abstractmethod
     def weaken(self, topology: Topology) -> None:
         """Open what the mutant opens."""
-        raise NotImplementedError
 
     def open_gateway(self, topology: Topology, *rules: Rule) -> None:
         """Let H forward from the internal bridge: all of it, or only what ``rules`` let through."""

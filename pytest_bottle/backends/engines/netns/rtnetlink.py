@@ -16,7 +16,6 @@ RTN_LOCAL: Final = 2
 RTN_BLACKHOLE: Final = 6
 
 FR_ACT_TO_TBL: Final = 1
-FR_ACT_BLACKHOLE: Final = 6
 FR_ACT_PROHIBIT: Final = 8
 
 TABLE_MAIN: Final = 254
