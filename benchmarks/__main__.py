@@ -38,7 +38,7 @@ def row(what: str, value: str, target: str) -> None:
 
 def bottles() -> None:
     """Bring-up and teardown of the whole bottle, in a running session, and the session's start."""
-    from pytest_bottle.conformance.mutants import NetnsBackend
+    from pytest_bottle.conformance.mutants.base import NetnsBackend
     from pytest_bottle.spec import BottleSpec
 
     started = time.perf_counter()

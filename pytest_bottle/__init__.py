@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import BackendInfo as BackendInfo
     from pytest_bottle.backends.contract import Engine as Engine
     from pytest_bottle.backends.contract import ExecResult as ExecResult
+    from pytest_bottle.backends.contract import Fault as Fault
     from pytest_bottle.backends.contract import Feature as Feature
     from pytest_bottle.backends.contract import Resource as Resource
     from pytest_bottle.backends.contract import Vantage as Vantage
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec as BottleSpec
     from pytest_bottle.spec import EgressRoute as EgressRoute
     from pytest_bottle.spec import PublishedPort as PublishedPort
+    from pytest_bottle.spec import SidecarSpec as SidecarSpec
     from pytest_bottle.stimulus import Icmp as Icmp
     from pytest_bottle.stimulus import Tcp as Tcp
     from pytest_bottle.stimulus import Udp as Udp
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "backends.contract": (
-        *("Backend", "BackendInfo", "Engine", "ExecResult", "Feature", "Resource", "Vantage"),
+        *("Backend", "BackendInfo", "Engine", "ExecResult", "Fault", "Feature", "Resource"),
+        "Vantage",
     ),
     "backends.engine_backend": ("EngineBackend",),
     "bottle": ("Bottle", "FetchError", "Response"),
@@ -50,7 +53,7 @@ _PLACES = {
         *("DeadlineError", "Inconclusive", "NotSupported", "TransportError", "Violation"),
     ),
     "inquiry": ("ProbeResult",),
-    "spec": ("BottleSpec", "EgressRoute", "PublishedPort"),
+    "spec": ("BottleSpec", "EgressRoute", "PublishedPort", "SidecarSpec"),
     "stimulus": ("Icmp", "Tcp", "Udp"),
     "verdict": ("Finding", "Verdict"),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bottle.backends.contract import ExecResult, User, Vantage
-from pytest_bottle.errors import BottleError
+from pytest_bottle.errors import BottleError, ConfigurationError
 from pytest_bottle.firing import DEADLINE, run_one
 
 if TYPE_CHECKING:
@@ -194,12 +194,24 @@ class Sidecar(Guest):
 
     @property
     def published_url(self) -> str:
-        """The sidecar's published status service, as this test process reaches it."""
+        """The sidecar's published port, as this test process reaches it.
+
+        Raises:
+            ConfigurationError: the bottle publishes none.
+        """
+        if self._topology.machine_published is None:
+            raise _not_published(self._topology)
         return f"http://{self._topology.machine_published}/"
 
     @property
     def published_at_host(self) -> str:
-        """The same service at the bottle's host: a loopback alias and a port (S18)."""
+        """The same port at the bottle's host: a loopback alias and a port (S18).
+
+        Raises:
+            ConfigurationError: the bottle publishes none.
+        """
+        if self._topology.published is None:
+            raise _not_published(self._topology)
         return str(self._topology.published)
 
     def audit(self) -> Sequence[Mapping[str, Any]]:
@@ -255,6 +267,15 @@ class Bottle:
     def close(self) -> None:
         """Take the bottle down; idempotent."""
         self._backend.down(self.topology)
+
+
+def _not_published(topology: Topology) -> ConfigurationError:
+    return ConfigurationError(
+        "this bottle publishes no port",
+        where=f"bottle {topology.id}",
+        expected="ports in bottle.yaml, or publish in the marker",
+        seen="none",
+    )
 
 
 def _network(info: Any) -> Network:

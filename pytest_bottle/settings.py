@@ -54,9 +54,9 @@ class Settings:
     def open_backend(self) -> Backend:
         """Open the chosen backend, or the best one of this machine."""
         if self.mutant:
-            from pytest_bottle.conformance import mutants
+            from pytest_bottle.conformance.mutants.base import open_mutant
 
-            return mutants.open_mutant(self.mutant)
+            return open_mutant(self.mutant)
         name = self.backend or selection.detect()
         return (self.offered.get(name) or selection.BUILT_IN[name])()
 
@@ -132,9 +132,9 @@ def _check_mutant(choice: Choice, backend: Choice | None) -> None:
     # Before the import, for it works on Linux only.
     if reason := selection.impossible_here("netns"):
         raise _usage_error("mutant", choice, reason)
-    from pytest_bottle.conformance import mutants
+    from pytest_bottle.conformance.mutants.base import all_mutants
 
-    _check_word("mutant", choice, sorted(mutants.MUTANTS))
+    _check_word("mutant", choice, all_mutants())
 
 
 def _offered_backends(config: pytest.Config) -> dict[str, BackendFactory]:

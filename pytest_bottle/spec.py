@@ -11,8 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pytest_bottle.backends.contract import DenialForm
 from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.guest.policy import ANY_HOST, canonical_host, split_authority
+from pytest_bottle.waiting import Condition, Port
 
 DEFAULT_PORTS = (80, 443)
 #: The alias and port of the networking spike (S18-S20).
@@ -109,11 +111,14 @@ class PublishedPort:
         port: the port there.
         machine_port: the port on 127.0.0.1 of the machine that runs the tests, for backends whose
             bottle has a host of its own; 0 lets the kernel choose.
+        target: the port in a sidecar of the user's own that it leads to; 0 where it leads to the
+            reference sidecar's status service.
     """
 
     address: str | None = None
     port: int = SPIKE_PORT
     machine_port: int = 0
+    target: int = 0
 
     def __post_init__(self) -> None:
         if self.address is not None and not _is_loopback(self.address):
@@ -153,21 +158,67 @@ DEFAULT_EGRESS: tuple[EgressRoute, ...] = (EgressRoute("allowed.test"),)
 
 
 @dataclass(frozen=True, slots=True)
+class SidecarSpec:
+    """The egress sidecar: the reference one, or a program or image of the user's own.
+
+    A program of the user's own finds in its environment, besides ``environment``: ``BOTTLE_PORT``
+    (``port``), ``BOTTLE_ADDRESS`` (the guest's internal address), ``BOTTLE_ROUTES`` (the egress
+    routes, ``host:port`` separated by blanks) and ``BOTTLE_RESOLVER`` (a DNS server's address).
+
+    Attributes:
+        command: the program and its arguments; empty, without an image: the reference sidecar.
+        image: what engines that have images run instead; its own entry point, without a command.
+        port: where it listens for the agent, on its internal address.
+        user: ``agent`` or ``root``, whom its command runs as.
+        files: texts to write into the guest before the command starts, by absolute path.
+        environment: its variables.
+        wait: when it counts as ready.
+        denial: how it denies by policy.
+    """
+
+    command: tuple[str, ...] = ()
+    image: str = ""
+    port: int = 9099
+    user: str = "agent"
+    files: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    wait: Condition = Port()
+    denial: DenialForm = DenialForm()
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the reference sidecar."""
+        return not (self.command or self.image)
+
+
+@dataclass(frozen=True, slots=True)
 class BottleSpec:
     """A whole bottle, before it exists.
 
     Attributes:
         egress: what the sidecar lets through; everything else is denied.
-        publish: the sidecar's published port.
+        publish: the sidecar's published port; None publishes none.
         command: the agent's own long-running command; empty means an idle agent.
+        user: ``agent`` or ``root``, whom that command runs as.
         environment: variables of the agent, besides the proxy's.
+        image: what the guests are made of, on engines that have images; empty for the engine's own.
+        rootfs: a folder of this machine to make the guests' file system of, on the netns engine.
+        sidecar: the egress sidecar.
+        internal_subnet: the internal network's, in CIDR form; empty lets the engine choose.
+        egress_subnet: the egress network's, likewise.
         timeout: seconds for each single step of the way up.
     """
 
     egress: tuple[EgressRoute, ...] = DEFAULT_EGRESS
-    publish: PublishedPort = PublishedPort()
+    publish: PublishedPort | None = PublishedPort()
     command: tuple[str, ...] = ()
+    user: str = "agent"
     environment: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+    rootfs: str = ""
+    sidecar: SidecarSpec = SidecarSpec()
+    internal_subnet: str = ""
+    egress_subnet: str = ""
     timeout: float = 30.0
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_bottle.bottle import Bottle
-    from pytest_bottle.conformance.mutants import NetnsBackend
+    from pytest_bottle.conformance.mutants.base import NetnsBackend
 
 _TRY = "import ctypes; raise SystemExit(ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) != 0)"
 
@@ -29,7 +29,7 @@ def netns_works() -> None:
 @pytest.fixture(scope="session")
 def netns(netns_works: None) -> Iterator[NetnsBackend]:
     """A netns backend for the whole session of this worker."""
-    from pytest_bottle.conformance.mutants import NetnsBackend
+    from pytest_bottle.conformance.mutants.base import NetnsBackend
 
     backend = NetnsBackend()
     yield backend

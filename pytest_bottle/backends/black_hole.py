@@ -31,11 +31,14 @@ class BlackHole(EngineBackend):
     def up(self, spec: BottleSpec) -> Topology:
         """Bring a bottle up and then drop everything."""
         topology = super().up(spec)
-        number = topology.egress.subnet.split(".")[2]
         self._netns.configure(
             "host",
             [
-                ["sysctl", f"net/ipv4/conf/egr{number}/forwarding", "0"],
+                [
+                    "sysctl",
+                    f"net/ipv4/conf/{self._netns.bridges[topology.egress.name]}/forwarding",
+                    "0",
+                ],
                 ["sysctl", "net/ipv6/conf/all/forwarding", "0"],
             ],
         )

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Vantage(enum.Enum):
-    """A place that a command can be run at (catalogue 0.2, with its letter there)."""
+    """A place that a command can be run at (catalogue 0.2, with its letter there).
+
+    B, a second bottle's agent, is no place of the first: it is the ``AGENT`` of another topology.
+    """
 
     AGENT = "agent"
     """A: the guest under test, on the internal network only."""
@@ -33,8 +36,6 @@ class Vantage(enum.Enum):
     """P: a guest on the internal network with NET_ADMIN and NET_RAW: it tests the network."""
     NEIGHBOUR = "neighbour"
     """L: a privileged guest on the egress network, beside the sidecar."""
-    SIBLING = "sibling"
-    """B: the agent of a second bottle."""
 
 
 class User(enum.Enum):
@@ -42,6 +43,19 @@ class User(enum.Enum):
 
     AGENT = "agent"
     ROOT = "root"
+
+
+class Fault(enum.Enum):
+    """What a backend can do to a part of a bottle, which is fit only to be taken down then."""
+
+    KILL_SIDECAR = "kill the sidecar"
+    """Its processes get SIGKILL, as from the kernel when memory runs out; the guest stays."""
+    FREEZE_SIDECAR = "freeze the sidecar"
+    """Its processes are stopped: nothing is refused, nothing is answered."""
+    CUT_EGRESS = "cut the sidecar off the egress network"
+    """Its outer leg is gone or down."""
+    REMOVE_SIDECAR = "remove the sidecar"
+    """The whole guest is gone, its addresses with it."""
 
 
 class ExecResult(NamedTuple):
@@ -113,6 +127,10 @@ class Feature(enum.Enum):
     """The sidecar's port can be published on the host's loopback."""
     AUDIT = "audit"
     """The sidecar's decisions can be read."""
+    FAULT = "fault"
+    """Parts of a bottle can be killed, frozen, cut off and removed."""
+    SESSION = "session"
+    """What a session of the backend left can be told from outside, and removed, by its identity."""
     INVENTORY = "inventory"
     """What exists on the host can be listed."""
 
@@ -137,8 +155,7 @@ class BackendInfo(NamedTuple):
         features: what it can do.
         emulated: True when it only behaves like the platform of its name.
         detail: one line for the report header: kernel, rootless or not.
-        denial: how its sidecar denies.
-        mutant: the check whose mutant it is, if it was weakened on purpose.
+        mutant: which mutant it is, if it was weakened on purpose.
     """
 
     name: str
@@ -146,17 +163,20 @@ class BackendInfo(NamedTuple):
     features: frozenset[Feature]
     emulated: bool = False
     detail: str = ""
-    denial: DenialForm = DenialForm()
     mutant: str = ""
 
 
 class NetworkInfo(NamedTuple):
-    """A network as the engine made it: its subnet (CIDR) and the gateway's address in it."""
+    """A network as the engine made it: its subnet (CIDR) and the gateway's address in it.
+
+    ``subnet6`` is the IPv6 subnet that it is meant to have; empty means that it has none.
+    """
 
     name: str
     internal: bool
     subnet: str
     gateway: str
+    subnet6: str = ""
 
 
 class GuestInfo(NamedTuple):
@@ -172,10 +192,14 @@ class Topology(NamedTuple):
     Attributes:
         id: unique within the session.
         proxy: where the sidecar listens for the agent: an address, never a name (S17).
-        published: the published port at the bottle's host.
+        published: the published port at the bottle's host; None if there is none.
         machine_published: the same port from the machine that runs the tests.
         environment: the agent's variables, the proxy's among them.
         python: the interpreter in every guest.
+        denial: how its sidecar denies.
+        resolvers: the DNS servers that the agent is meant to have; usually none.
+        lacks: features of the backend that this very bottle does not have, for its sidecar is the
+            user's own and writes no audit record, for example.
     """
 
     id: str
@@ -185,10 +209,13 @@ class Topology(NamedTuple):
     agent: GuestInfo
     sidecar: GuestInfo
     proxy: Endpoint
-    published: Endpoint
-    machine_published: Endpoint
+    published: Endpoint | None
+    machine_published: Endpoint | None
     environment: Mapping[str, str]
     python: str
+    denial: DenialForm = DenialForm()
+    resolvers: tuple[str, ...] = ()
+    lacks: frozenset[Feature] = frozenset()
 
     @property
     def agent_address(self) -> str:
@@ -252,11 +279,27 @@ class Backend(Protocol):
     def audit(self, topology: Topology) -> Sequence[Mapping[str, object]]:
         """Read the sidecar's record of its decisions, oldest first."""
 
+    def logs(self, topology: Topology) -> Mapping[str, bytes]:
+        """Read what each part of a bottle wrote, for whoever looks into a failure."""
+
+    def fault(self, topology: Topology, fault: Fault) -> None:
+        """Do harm to a part of a bottle; when it returns, the harm is done (:class:`Fault`)."""
+
     def trust(self) -> str:
         """Make the lab's certificates valid in every guest; tell the file they are in."""
 
     def inventory(self) -> frozenset[Resource]:
         """List what exists on the host, by kernel or engine and not by memory."""
+
+    @property
+    def session(self) -> str:
+        """What everything of this session can be told by, also when the session is dead."""
+
+    def residue(self, session: str) -> frozenset[Resource]:
+        """List what there is on this machine of a session, of this one or of another."""
+
+    def sweep(self, session: str) -> None:
+        """Remove what there is of a session that is dead, by exact identity; idempotent."""
 
     def close(self, *, keep: bool = False) -> str:
         """End the session: nothing of the backend is left, unless ``keep`` says so.

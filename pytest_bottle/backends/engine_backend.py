@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         BackendInfo,
         Engine,
         ExecResult,
+        Fault,
         GuestInfo,
         NetworkInfo,
         Resource,
@@ -63,7 +64,6 @@ class EngineBackend:
         self._numbers = itertools.count(1)
         self._attached: dict[str, dict[Vantage, GuestInfo]] = {}
         self._networks: dict[str, list[str]] = {}
-        self._siblings: dict[str, Topology] = {}
         self._aliases: dict[str, str] = {}
         self._lock = threading.RLock()
 
@@ -106,6 +106,7 @@ class EngineBackend:
             )
         )
         proxy = Endpoint(sidecar.addresses[internal.name], PROXY_PORT)
+        assert spec.publish is not None
         published = Endpoint(self._alias(name, spec), spec.publish.port)
         machine = self.engine.run_sidecar(
             sidecar.name,
@@ -151,6 +152,7 @@ class EngineBackend:
 
         bot-bottle's pool is 127.0.0.16 to .31 (S23); the spike's .31 comes first.
         """
+        assert spec.publish is not None
         if spec.publish.address is not None:
             return spec.publish.address
         pool = (f"127.0.{block}.{n}" for block in range(16) for n in range(31, 15, -1))
@@ -164,9 +166,6 @@ class EngineBackend:
             self._remove(topology.id)
 
     def _remove(self, name: str) -> None:
-        sibling = self._siblings.pop(name, None)
-        if sibling is not None:
-            self._remove(sibling.id)
         attached = self._attached.pop(name, {})
         self._aliases.pop(name, None)
         guests = {f"{name}-agent", f"{name}-sidecar"} | {g.name for g in attached.values()}
@@ -216,10 +215,6 @@ class EngineBackend:
             return attached[vantage]
 
     def _attach(self, topology: Topology, vantage: Vantage) -> GuestInfo:
-        if vantage is Vantage.SIBLING:
-            sibling = self.up(topology.spec)
-            self._siblings[topology.id] = sibling
-            return sibling.agent
         name = f"{topology.id}-{vantage.value}"
         if vantage is Vantage.PRIVILEGED:
             return self.engine.run_guest(GuestRequest(name, (topology.internal.name,), name))
@@ -235,6 +230,27 @@ class EngineBackend:
         """Read the sidecar's record of its decisions, oldest first."""
         lines = self.engine.logs(topology.sidecar.name).splitlines()
         return [json.loads(line) for line in lines if line.startswith(b"{")]
+
+    def logs(self, topology: Topology) -> Mapping[str, bytes]:
+        """Read what the bottle's own guests wrote: services' records and commands' output."""
+        return {"sidecar": self.engine.logs(topology.sidecar.name)}
+
+    def fault(self, topology: Topology, fault: Fault) -> None:
+        """Do harm to the sidecar."""
+        raise NotImplementedError
+
+    @property
+    def session(self) -> str:
+        """What the engine's session can be told by."""
+        raise NotImplementedError
+
+    def residue(self, session: str) -> frozenset[Resource]:
+        """List what there is of a session."""
+        raise NotImplementedError
+
+    def sweep(self, session: str) -> None:
+        """Remove what there is of a dead session."""
+        raise NotImplementedError
 
     def trust(self) -> str:
         """Make the far side's certificates valid in every guest."""

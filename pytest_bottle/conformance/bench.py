@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,9 @@ from pytest_bottle.spec import BottleSpec
 from pytest_bottle.verdict import Finding, Verdict, combine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from pytest_bottle.backends.contract import Backend
+    from pytest_bottle.backends.contract import Backend, Feature, Topology
     from pytest_bottle.conformance.plan import Sweep
     from pytest_bottle.conformance.registry import Check
     from pytest_bottle.conformance.survey import Evidence, Judged
@@ -35,12 +36,36 @@ class Bench:
         self.backend = backend
         self.spec = BottleSpec(timeout=timeout)
         self.topology = backend.up(self.spec)
+        self._sibling: Topology | None = None
         self._evidence: Evidence | None = None
         self._check: Check | None = None
 
     def close(self) -> None:
-        """Take the bottle down."""
-        self.backend.down(self.topology)
+        """Take the bottle down, and its sibling."""
+        with contextlib.ExitStack() as stack:
+            for topology in filter(None, (self.topology, self._sibling)):
+                stack.callback(self.backend.down, topology)
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What the backend can do, with this bottle."""
+        return self.backend.describe().features - self.topology.lacks
+
+    @property
+    def sibling(self) -> Topology:
+        """A second bottle of the same backend, brought up when a check first asks for it."""
+        if self._sibling is None:
+            self._sibling = self.backend.up(self.spec)
+        return self._sibling
+
+    @contextlib.contextmanager
+    def another(self, spec: BottleSpec | None = None) -> Iterator[Topology]:
+        """Lend out a bottle for one check alone, which may break it."""
+        topology = self.backend.up(spec or self.spec)
+        try:
+            yield topology
+        finally:
+            self.backend.down(topology)
 
     def run(self, check: Check) -> str:
         """Run one check; returns its note.
@@ -50,7 +75,7 @@ class Bench:
             Inconclusive: nothing can be concluded.
             NotSupported: the backend lacks a feature that it needs.
         """
-        missing = check.needs - self.backend.describe().features
+        missing = check.needs - self.features
         if missing:
             raise NotSupported(
                 f"{check.id} is not supported by backend {self.backend.describe().name}",
@@ -68,10 +93,15 @@ class Bench:
         return self._evidence
 
     def probe(
-        self, vantage: Vantage, what: Mapping[str, object], *, user: User = User.AGENT
+        self,
+        vantage: Vantage,
+        what: Mapping[str, object],
+        *,
+        user: User = User.AGENT,
+        topology: Topology | None = None,
     ) -> Record:
-        """Run one operation of the probe at a vantage point."""
-        return run_one(self.backend, self.topology, vantage, what, user=user)
+        """Run one operation of the probe at a vantage point, of the sibling's perhaps."""
+        return run_one(self.backend, topology or self.topology, vantage, what, user=user)
 
     # -- judging -------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class Check:
         evidence: the issues, advisories and facts that it rests on.
         body: judges; returns a note for the report, or raises Violation or Inconclusive.
         stimuli: what the survey fires for it; None when it acts by itself.
+        apart: it breaks bottles of its own, or runs pytest itself, and takes its time.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Check:
     evidence: tuple[str, ...]
     body: Body
     stimuli: Stimuli | None
+    apart: bool = False
 
 
 _CHECKS: dict[str, Check] = {}
@@ -85,6 +87,7 @@ def check(
     needs: frozenset[Feature] = frozenset(),
     evidence: tuple[str, ...] = (),
     stimuli: Stimuli | None = None,
+    apart: bool = False,
 ) -> Callable[[Body], Body]:
     """Register the function below as the body of a check; its docstring is the requirement."""
 
@@ -106,6 +109,7 @@ def check(
             evidence,
             body,
             stimuli,
+            apart,
         )
         return body
 

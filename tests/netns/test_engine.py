@@ -16,7 +16,7 @@ import requests
 from pytest_bottle.backends.contract import Resource, Vantage
 from pytest_bottle.backends.engines.netns.canary import LOOPBACK_PORT
 from pytest_bottle.bottle import Bottle
-from pytest_bottle.conformance.mutants import NetnsBackend
+from pytest_bottle.conformance.mutants.base import NetnsBackend
 from pytest_bottle.errors import BringUpError
 from pytest_bottle.spec import BottleSpec, PublishedPort
 from pytest_bottle.stimulus import Icmp, Tcp
@@ -235,14 +235,6 @@ def test_close_is_idempotent(netns: NetnsBackend) -> None:
     bottle = Bottle(netns, BottleSpec())
     bottle.close()
     bottle.close()
-
-
-def test_a_sibling_lives_and_dies_with_its_bottle(netns: NetnsBackend) -> None:
-    """The second bottle of a sibling probe is there when asked for and gone with the first."""
-    before = netns.inventory()
-    with Bottle(netns, BottleSpec()) as bottle:
-        assert bottle.guest(Vantage.SIBLING).run("id", "-u").out == "1000"
-    assert netns.inventory() == before
 
 
 def test_the_inventory_sees_a_bottle(netns: NetnsBackend) -> None:

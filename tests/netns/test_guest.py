@@ -17,7 +17,7 @@ from pytest_bottle.errors import DeadlineError, TransportError
 
 if TYPE_CHECKING:
     from pytest_bottle.bottle import Bottle
-    from pytest_bottle.conformance.mutants import NetnsBackend
+    from pytest_bottle.conformance.mutants.base import NetnsBackend
 
 USERS = ["agent", "root"]
 

@@ -10,7 +10,7 @@ import pytest
 # Runs inside this process must find our modules loaded: pytester unloads what a run has imported,
 # and a second copy of the errors would not be ours.
 import pytest_bottle.conformance.bench
-import pytest_bottle.conformance.mutants
+import pytest_bottle.conformance.mutants.base
 import pytest_bottle.fixtures
 import pytest_bottle.outcome
 import pytest_bottle.terminal  # noqa: F401 - they are to be loaded, no more

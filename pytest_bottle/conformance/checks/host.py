@@ -11,6 +11,7 @@ from pytest_bottle.stimulus import new_nonce
 from pytest_bottle.verdict import BLOCKED_OUTCOMES
 
 if TYPE_CHECKING:
+    from pytest_bottle.backends.contract import Endpoint, Topology
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.firing import Record
 
@@ -26,12 +27,15 @@ def _status_visitors(bench: Bench) -> list[str]:
     ]
 
 
-def _get(bench: Bench, vantage: Vantage, host: str) -> Record:
-    port = bench.topology.published.port
+def _published(bench: Bench) -> Endpoint:
+    assert bench.topology.published is not None, "a backend that publishes says where"
+    return bench.topology.published
+
+
+def _get(bench: Bench, vantage: Vantage, host: str, *, topology: Topology | None = None) -> Record:
     name = f"[{host}]" if ":" in host else host
-    return bench.probe(
-        vantage, {"kind": "http", "url": f"http://{name}:{port}/{new_nonce()}", "proxy": None}
-    )
+    url = f"http://{name}:{_published(bench).port}/{new_nonce()}"
+    return bench.probe(vantage, {"kind": "http", "url": url, "proxy": None}, topology=topology)
 
 
 @check(
@@ -45,25 +49,24 @@ def published_port_is_no_way_in(bench: Bench) -> str:
     """Ports that the sidecar publishes on the host's loopback are not reachable from the agent or
     from another bottle: neither by the gateways, nor by the alias, nor by 127.0.0.1.
     """
-    topology = bench.topology
+    topology, published = bench.topology, _published(bench)
     before = _status_visitors(bench)
     targets = (
         topology.internal.gateway,
         topology.egress.gateway,
-        topology.published.host,
+        published.host,
         "127.0.0.1",
     )
     seen = []
-    for vantage in (Vantage.AGENT, Vantage.SIBLING):
+    for who, place in (("agent", topology), ("sibling", bench.sibling)):
         for target in targets:
-            record = _get(bench, vantage, target)
+            record = _get(bench, Vantage.AGENT, target, topology=place)
             if "status" in record:
                 raise bench.violation(
-                    f"{vantage.value} got an answer from {target}:{topology.published.port}: "
-                    f"{record['status']}"
+                    f"{who} got an answer from {target}:{published.port}: {record['status']}"
                 )
             if record["outcome"] not in BLOCKED_OUTCOMES:
-                raise bench.inconclusive(f"{vantage.value} could not ask {target}: {record}")
+                raise bench.inconclusive(f"{who} could not ask {target}: {record}")
             seen.append(str(record["outcome"]))
     strangers = _status_visitors(bench)[len(before) :]
     if strangers:
@@ -81,10 +84,10 @@ def _require_answer_at_host(bench: Bench, visits: int) -> None:
     if unmet:
         raise bench.inconclusive(unmet)
     page = {"kind": "http", "url": f"http://{ALLOWED}/{new_nonce()}", "proxy": "environment"}
-    record = bench.probe(Vantage.SIBLING, page)
+    record = bench.probe(Vantage.AGENT, page, topology=bench.sibling)
     if record.get("status") != 200:
         raise bench.inconclusive(f"the sibling does not even get {ALLOWED} by its proxy: {record}")
-    record = _get(bench, Vantage.HOST, bench.topology.published.host)
+    record = _get(bench, Vantage.HOST, _published(bench).host)
     if "status" not in record:
         raise bench.inconclusive(
             f"the published port does not even answer at the host itself: {record}"
@@ -110,7 +113,7 @@ def publish_answers_on_its_alias(bench: Bench) -> str:
     """The published alias answers at the host, at once and again, and every other loopback address
     refuses on that port.
     """
-    alias = bench.topology.published
+    alias = _published(bench)
     for _ in range(2):
         record = _get(bench, Vantage.HOST, alias.host)
         if "status" not in record:

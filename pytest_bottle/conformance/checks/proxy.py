@@ -98,7 +98,7 @@ def denied_is_refused(bench: Bench) -> str:
 
 
 def _require_denial(bench: Bench, name: str) -> str:
-    form = bench.backend.describe().denial
+    form = bench.topology.denial
     record = bench.evidence.volley.records.get(name)
     if record is None:
         raise bench.inconclusive(f"{name} has no record: {bench.evidence.volley.failures}")

@@ -56,6 +56,8 @@ class NetnsEngine:
         self.client = client or Client()
         self.client.greet()
         self._environments: dict[str, Mapping[str, str]] = {}
+        #: The bridge in H of each network, by the network's name.
+        self.bridges: dict[str, str] = {}
         self._lab_awaited = False
         _, (witness, origin) = self.client.call("lab")
         self._lab = Lab(socket.socket(fileno=witness), socket.socket(fileno=origin))
@@ -83,6 +85,7 @@ class NetnsEngine:
     def create_network(self, name: str, *, internal: bool) -> NetworkInfo:
         """Make a bridge in H."""
         answer, _ = self.client.call("network_add", name=name, internal=internal)
+        self.bridges[name] = answer["bridge"]
         return NetworkInfo(name, internal, answer["subnet"], answer["gateway"])
 
     def delete_networks(self, names: Sequence[str]) -> None:

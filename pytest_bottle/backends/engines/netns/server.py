@@ -356,7 +356,7 @@ class Server:
     # -- administration ---------------------------------------------------------------------------
 
     def op_configure(self, request: _wire.Message, _fds: list[int]) -> _Reply:
-        """Change links, routes, rules or settings of H, the lab or a guest."""
+        """Change links, addresses, routes, rules or settings of H, the lab or a guest."""
         fabric, where = self._fabric, request["where"]
         space = {"lab": fabric.lab, HOST: fabric.host}.get(where)
         space = space or self._guests.get(where).space
@@ -365,7 +365,7 @@ class Server:
                 space.sysctls({subject: rest[0]})
             elif verb in ("rule", "delete_rule"):
                 getattr(space.netlink, verb)(Rule(**subject))
-            elif verb in ("route", "delete_route", "up", "delete_link"):
+            elif verb in ("route", "delete_route", "up", "delete_link", "address"):
                 getattr(space.netlink, verb)(subject, **(rest[0] if rest else {}))
             else:
                 raise ValueError(f"unknown change {verb!r}")

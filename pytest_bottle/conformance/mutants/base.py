@@ -1,0 +1,133 @@
+"""What mutants are made of: a netns backend that is open to tampering, and their registry."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from pytest_bottle.backends.engine_backend import EngineBackend
+from pytest_bottle.backends.engines.netns.engine import NetnsEngine
+from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pytest_bottle.backends.contract import Backend, BackendInfo, Topology
+    from pytest_bottle.spec import BottleSpec
+
+
+class NetnsBackend(EngineBackend):
+    """An engine backend whose engine is known to be netns, so that it can be tampered with."""
+
+    def __init__(self, engine: NetnsEngine | None = None) -> None:
+        self.netns = engine or NetnsEngine()
+        self.mutant = ""
+        super().__init__(self.netns)
+
+    def describe(self) -> BackendInfo:
+        """Name the engine, and whose mutant it is."""
+        return super().describe()._replace(mutant=self.mutant)
+
+
+class Leaky(NetnsBackend, abc.ABC):
+    """A bottle whose host forwards some of what its internal network hands to it.
+
+    The catalogue's mutants insert nft rules that accept and masquerade. Here routing rules and
+    forwarding do the same harm, and the lab's own route back stands in for the masquerade.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rules: dict[str, list[Rule]] = {}
+
+    def up(self, spec: BottleSpec) -> Topology:
+        topology = super().up(spec)
+        self.weaken(topology)
+        return topology
+
+    def down(self, topology: Topology) -> None:
+        self._change("delete_rule", self._rules.pop(topology.id, []))
+        super().down(topology)
+
+    @abc.abstractmethod
+    def weaken(self, topology: Topology) -> None:
+        """Open what the mutant opens."""
+
+    def open_gateway(self, topology: Topology, *rules: Rule) -> None:
+        """Let H forward from the internal bridge: all of it, or only what ``rules`` let through."""
+        bridge = self.netns.bridges[topology.internal.name]
+        inner = [rule._replace(priority=50, iif=bridge) for rule in rules]
+        rest = [Rule(60, FR_ACT_PROHIBIT, iif=bridge)] if rules else []
+        # Replies get the way back that H refuses to everybody else.
+        back = Rule(40, iif="up0", to=topology.internal.subnet)
+        self.add_rules(topology, *inner, *rest, back)
+        setting = f"net/ipv4/conf/{bridge}/forwarding"
+        self.netns.configure("host", [["sysctl", setting, "1"]])
+
+    def give_default_route(self, topology: Topology) -> None:
+        """Let the agent itself use the gateway."""
+        route = ["route", "0.0.0.0/0", {"via": topology.internal.gateway}]
+        self.netns.configure(topology.agent.name, [route])
+
+    def add_rules(self, topology: Topology, *rules: Rule) -> None:
+        """Add routing rules to H, until the bottle goes down."""
+        self._change("rule", rules)
+        self._rules[topology.id] = [*self._rules.get(topology.id, []), *rules]
+
+    def _change(self, verb: str, rules: Sequence[Rule]) -> None:
+        self.netns.configure("host", [[verb, rule._asdict()] for rule in rules])
+
+
+_M = TypeVar("_M", bound="Callable[[], NetnsBackend]")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A backend weakened on purpose.
+
+    Attributes:
+        name: the ID of the check that must catch it; a second one of a check ends in ``-M2``.
+        make: opens it.
+        also: the IDs of all other checks that see the same harm.
+    """
+
+    name: str
+    make: Callable[[], NetnsBackend]
+    also: frozenset[str]
+
+    @property
+    def check(self) -> str:
+        """The ID of the check that must catch it."""
+        return self.name.partition("-M")[0]
+
+
+_MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(name: str, *, also: Iterable[str] = ()) -> Callable[[_M], _M]:
+    """Register a class, or a function without arguments, that opens a mutant (:class:`Mutant`)."""
+
+    def register(make: _M) -> _M:
+        _MUTANTS[name] = Mutant(name, make, frozenset(also))
+        return make
+
+    return register
+
+
+def all_mutants() -> Mapping[str, Mutant]:
+    """Every mutant of the package, by name."""
+    from pytest_bottle.conformance import mutants
+
+    for module in pkgutil.iter_modules(mutants.__path__):
+        importlib.import_module(f"{mutants.__name__}.{module.name}")
+    return dict(sorted(_MUTANTS.items()))
+
+
+def open_mutant(name: str) -> Backend:
+    """Open a mutant."""
+    backend = all_mutants()[name].make()
+    backend.mutant = name
+    return backend
