@@ -4,13 +4,15 @@
 #   BACKEND=…  the backend to judge             make conformance BACKEND=docker
 #   PYTHON=…   the Python to use                make test PYTHON=python3.13 VENV=.venv-3.13
 #   VENV=…     where its environment lives
+#   LOWEST=1   the oldest allowed versions       make test LOWEST=1 VENV=.venv-lowest
 
 BACKEND ?= netns
 VENV ?= .venv
 PYTHON ?=
+LOWEST ?=
 ARGS ?=
 
-export VENV PYTHON
+export VENV PYTHON LOWEST
 run := $(VENV)/bin/python -m
 
 .PHONY: help conformance test lint benchmark setup setup-dev clean
