@@ -72,6 +72,29 @@ def floor() -> None:
     row("ratio", f"{medians['engine'] / medians['floor']:.2f}", "at most 2")
 
 
+def growth() -> None:
+    """Fifty bottles in a row, and eight at once."""
+    from benchmarks.growth import at_once, in_a_row, median_ratio
+
+    seconds, before, after = in_a_row(50)
+    row(
+        "50 in a row: time, last ten over first ten",
+        f"{median_ratio(seconds, 10):.2f}",
+        "at most 1.1",
+    )
+    row(
+        "50 in a row: memory, after over before",
+        f"{after.memory / before.memory:.2f}",
+        "at most 1.1",
+    )
+    grown = (after.processes - before.processes, after.resources - before.resources)
+    row("50 in a row: processes and kernel objects more", "{} and {}".format(*grown), "0 and 0")
+    found = {name: statistics.median(each) for name, each in at_once(7).items()}
+    ratio = found["session, eight"] / found["session, one"]
+    row("8 at once over 1, from nothing to the last one up", f"{ratio:.2f}", "at most 3")
+    row("8 at once over 1, in a running session", f"{found['eight'] / found['one']:.2f}", "")
+
+
 def conformance() -> None:
     """The whole pytest process of the conformance suite."""
     with tempfile.TemporaryDirectory() as folder:
@@ -129,6 +152,7 @@ def _ms(seconds: list[float]) -> str:
 FIGURES: dict[str, Callable[[], None]] = {
     "bottles": bottles,
     "floor": floor,
+    "growth": growth,
     "one_test": one_test,
     "unused": unused,
     "conformance": conformance,
