@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
-from pytest_bottle.reading import DocumentError, Ignored, Odd, Problem, Report
+from pytest_bottle.reading import Ignored, Odd, Problem, Report, refusal
 from pytest_bottle.spec import PLAIN
 from pytest_bottle.words import lay_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    from pytest_bottle.errors import ConfigurationError
     from pytest_bottle.reading import Path
     from pytest_bottle.spec import BottleSpec
 
@@ -48,7 +49,7 @@ def load(path: str | os.PathLike[str]) -> Manifest:
     """Read a file and everything that it refers to.
 
     Raises:
-        DocumentError: with everything that is wrong with it, each with its line and its path.
+        ConfigurationError: with everything that is wrong with it, each with its line and its path.
     """
     full = os.path.abspath(path)
     source = _shorten(full)
@@ -60,7 +61,7 @@ def load(path: str | os.PathLike[str]) -> Manifest:
     found = [*document.problems, *report.problems]
     problems = [one._replace(line=one.line or document.line(one.path)) for one in found]
     if problems:
-        raise DocumentError(sorted(problems, key=lambda one: one.line), source)
+        raise refusal(sorted(problems, key=lambda one: one.line), source)
     return Manifest(full, spec, tuple(_say(one, source, document) for one in report.ignored))
 
 
@@ -79,8 +80,8 @@ def _shorten(path: str) -> str:
 # -- text ----------------------------------------------------------------------------------------
 
 
-def _broken(source: str, what: str, expected: str, seen: str, line: int = 0) -> DocumentError:
-    return DocumentError([Problem((), what, expected, seen, line)], source)
+def _broken(source: str, what: str, expected: str, seen: str, line: int = 0) -> ConfigurationError:
+    return refusal([Problem((), what, expected, seen, line)], source)
 
 
 def _text(path: str, source: str) -> str:

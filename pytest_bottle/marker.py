@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bottle.reading import DocumentError
+from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.words import MARKER_WORDS, read
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def _problems(node: Any, mark: pytest.Mark, over: BottleSpec) -> list[str]:
 def _refusals(node: Any, mark: pytest.Mark, over: BottleSpec) -> list[str]:
     try:
         read(mark.kwargs, over, folder_of(node))
-    except DocumentError as error:
-        return error.lines
+    except ConfigurationError as error:
+        return [*error.lines]
     return []
 
 

@@ -69,37 +69,6 @@ class Ignored(NamedTuple):
         return f"{spell(self.path)} is ignored: {self.why}"
 
 
-class DocumentError(ConfigurationError):
-    """A document cannot be read.
-
-    Attributes:
-        problems: everything that is wrong with it, at least one.
-        lines: the same as texts of one line each, with the source.
-    """
-
-    def __init__(self, problems: Iterable[Problem], source: str = "", next_step: str = "") -> None:
-        self.problems = tuple(problems)
-        self.lines = [f"{located(source, one.line)}{one}" for one in self.problems]
-        first, *others = self.problems
-        where = located(source, first.line) + spell(first.path)
-        if others:
-            super().__init__(
-                f"{len(self.problems)} words cannot be read",
-                where=source or "the words of a bottle",
-                expected="see the lines below",
-                seen="\n".join(("", *(f"    {line}" for line in self.lines))),
-                next_step=next_step,
-            )
-        else:
-            super().__init__(
-                first.what,
-                where=where.removesuffix(": ") or "the words of a bottle",
-                expected=first.expected,
-                seen=first.seen,
-                next_step=next_step,
-            )
-
-
 class TooMuchError(Exception):
     """The document says more than any sane one does; the report knows where."""
 
@@ -230,6 +199,21 @@ class Word:
         except ConfigurationError as error:
             self.refuse(error.what, error.expected, error.seen)
             return None
+
+
+def refusal(problems: Sequence[Problem], source: str = "") -> ConfigurationError:
+    """Make one error of everything that is wrong; its ``lines`` have one for each problem."""
+    lines = tuple(f"{located(source, one.line)}{one}" for one in problems)
+    first = problems[0]
+    if len(problems) == 1:
+        where = (located(source, first.line) + spell(first.path)).removesuffix(": ")
+        what, expected, seen = first.what, first.expected, first.seen
+    else:
+        where = source
+        what, expected = f"{len(problems)} things are wrong", "words that can be read"
+        seen = "\n    ".join(("", *lines))
+    where = where or "the words of a bottle"
+    return ConfigurationError(what, where=where, expected=expected, seen=seen, lines=lines)
 
 
 def spell(path: Path) -> str:

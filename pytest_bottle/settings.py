@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_bottle.backends import selection
-from pytest_bottle.reading import DocumentError, unknown
+from pytest_bottle.errors import ConfigurationError
+from pytest_bottle.reading import unknown
 from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleSpec
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _described(choice: Choice, config: pytest.Config) -> tuple[BottleSpec, tuple
 
     try:
         read = manifest.load(os.path.join(_folder(choice, config), choice.text))
-    except DocumentError as error:
+    except ConfigurationError as error:
         option = "" if choice.source == DISCOVERED else f"--bottle-config (from {choice.source}): "
         option = option.replace(" (from --bottle-config)", "")
         raise pytest.UsageError(*(option + line for line in error.lines)) from None

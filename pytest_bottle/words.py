@@ -20,7 +20,7 @@ from pytest_bottle.part_words import (
     status_of,
     user,
 )
-from pytest_bottle.reading import DocumentError, Report, TooMuchError, Word
+from pytest_bottle.reading import Report, TooMuchError, Word, refusal
 from pytest_bottle.sidecar_words import sidecar
 from pytest_bottle.spec import (
     LONGEST_TIMEOUT,
@@ -91,12 +91,12 @@ def read(words: Mapping[str, object], over: BottleSpec, folder: str) -> BottleSp
         folder: what relative paths are relative to.
 
     Raises:
-        DocumentError: with everything that is wrong with them.
+        ConfigurationError: with everything that is wrong with them.
     """
     report = Report(folder)
     spec = lay_over(words, over, report, {k: v for k, v in _READERS.items() if k != "timeout"})
     if report.problems:
-        raise DocumentError(report.problems)
+        raise refusal(report.problems)
     return spec
 
 
@@ -114,11 +114,10 @@ def _lay_over(root: Word, over: BottleSpec, readers: Mapping[str, Reader]) -> Bo
     fields = root.fields(readers, FOREIGN, _ROOT)
     for one, other in (("environment", "env"), ("ports", "publish"), ("image", "rootfs")):
         either(fields, one, other)
-    before = len(root.report.problems)
     values = {name: readers[name](word) for name, word in fields.items()}
-    if len(root.report.problems) > before:
-        return over
-    return _assemble(fields, values, over)
+    # What depends on several words is looked at where all of these can be read.
+    wrong = {one.path[0] for one in root.report.problems if one.path}
+    return over if wrong & _TOGETHER else _assemble(fields, values, over)
 
 
 def _assemble(fields: Mapping[str, Word], values: dict[str, Any], over: BottleSpec) -> BottleSpec:
@@ -131,7 +130,7 @@ def _assemble(fields: Mapping[str, Word], values: dict[str, Any], over: BottleSp
         changes["internal_subnet"] = values["networks"].get("internal", "")
         changes["egress_subnet"] = values["networks"].get("egress", "")
     changes["publish"] = _publish(fields, values, over)
-    last = next((fields[name] for name in ("ports", "publish", "sidecar") if name in fields), None)
+    last = next((fields[name] for name in fields if name in _TOGETHER), None)
     last = last or next(iter(fields.values()), None)
     if last is None:
         return over
@@ -253,6 +252,7 @@ _READERS: dict[str, Reader] = {
     "networks": _networks,
     "timeout": _timeout,
 }
+_TOGETHER = {"ports", "publish", "machine_port", "sidecar"}
 _AS_THEY_ARE = (
     *("image", "rootfs", "command", "user", "environment", "egress", "sidecar", "timeout"),
 )
