@@ -41,10 +41,10 @@ _WAITS = 'port: 8080, http: {path: /ready}, log: "listening", exec: ["true"], fi
 def sidecar(word: Word) -> SidecarSpec:
     """Read the egress sidecar."""
     example = '{command: ["tinyproxy", "-d"], port: 8888}'
-    fields = word.fields(_SIDECAR, {}, example)
+    fields = word.fields(SIDECAR, {}, example)
     either(fields, "environment", "env")
     before = len(word.report.problems)
-    values = {name: _SIDECAR[name](one) for name, one in fields.items()}
+    values = {name: SIDECAR[name](one) for name, one in fields.items()}
     if "env" in values:
         values["environment"] = values.pop("env")
     if len(word.report.problems) > before:
@@ -118,8 +118,8 @@ def _header(word: Word) -> str:
 
 
 def _wait(word: Word) -> Condition:
-    fields = word.fields(_CONDITIONS, {}, "{port: 8080}")
-    read: list[Condition] = [_CONDITIONS[name](one) for name, one in fields.items()]
+    fields = word.fields(CONDITIONS, {}, "{port: 8080}")
+    read: list[Condition] = [CONDITIONS[name](one) for name, one in fields.items()]
     if len(read) != 1 and word.is_mapping:
         seen = ", ".join(fields) or "none"
         word.refuse("this is not one condition", f"one of: {_WAITS}, all: […], any: […]", seen)
@@ -176,7 +176,8 @@ def _conditions(word: Word) -> tuple[Condition, ...]:
     return tuple(map(_wait, word.entries("[{port: 8080}, {file: /run/ready}]")))
 
 
-_CONDITIONS: dict[str, Reader] = {
+#: What ``wait`` can say.
+CONDITIONS: dict[str, Reader] = {
     "port": lambda word: waiting.Port(port_or_0(word)),
     "http": _http,
     "log": _log,
@@ -185,7 +186,8 @@ _CONDITIONS: dict[str, Reader] = {
     "all": lambda word: waiting.AllOf(_conditions(word)),
     "any": lambda word: waiting.AnyOf(_conditions(word)),
 }
-_SIDECAR: dict[str, Reader] = {
+#: What ``sidecar`` can say.
+SIDECAR: dict[str, Reader] = {
     "command": argv,
     "image": image,
     "port": _sidecar_port,

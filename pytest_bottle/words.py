@@ -94,7 +94,7 @@ def read(words: Mapping[str, object], over: BottleSpec, folder: str) -> BottleSp
         ConfigurationError: with everything that is wrong with them.
     """
     report = Report(folder)
-    spec = lay_over(words, over, report, {k: v for k, v in _READERS.items() if k != "timeout"})
+    spec = lay_over(words, over, report, {k: v for k, v in READERS.items() if k != "timeout"})
     if report.problems:
         raise refusal(report.problems)
     return spec
@@ -105,7 +105,7 @@ def lay_over(
 ) -> BottleSpec:
     """Lay a document over a specification; problems are told to the report and to nobody else."""
     try:
-        return _lay_over(Word(document, (), report), over, _READERS if readers is None else readers)
+        return _lay_over(Word(document, (), report), over, READERS if readers is None else readers)
     except TooMuchError:
         return over
 
@@ -237,7 +237,8 @@ def _timeout(word: Word) -> float:
     return LONGEST_TIMEOUT
 
 
-_READERS: dict[str, Reader] = {
+#: What a bottle can say.
+READERS: dict[str, Reader] = {
     "image": image,
     "rootfs": _rootfs,
     "command": argv,
@@ -257,4 +258,4 @@ _AS_THEY_ARE = (
     *("image", "rootfs", "command", "user", "environment", "egress", "sidecar", "timeout"),
 )
 #: What a marker and ``make_bottle`` take; the timeout is a setting of the whole run.
-MARKER_WORDS = tuple(name for name in _READERS if name != "timeout")
+MARKER_WORDS = tuple(name for name in READERS if name != "timeout")
