@@ -86,14 +86,14 @@ def _text_of(word: Word) -> str:
     path = os.path.abspath(os.path.join(word.report.folder, name))
     found = status_of(path, stat.S_ISREG) if name else None
     if name and (found is None or found.st_size > _MOST_TEXT):
-        word.refuse("there is no such file", f"a file of at most 1 MiB, here {path}")
+        word.refuse("there is no such file", f"a file of at most 1 MiB, here {path!r}")
     if found is None or found.st_size > _MOST_TEXT:
         return ""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
-        word.refuse("this file cannot be read", f"UTF-8 text, here {path}", str(error))
+        word.refuse("this file cannot be read", f"UTF-8 text, here {path!r}", str(error))
         return ""
 
 

@@ -164,7 +164,7 @@ def _rootfs(word: Word) -> str:
     text = word.text("./rootfs")
     path = os.path.abspath(os.path.join(word.report.folder, text)) if text else ""
     if path and not status_of(path, stat.S_ISDIR):
-        word.refuse("there is no such folder", f"a folder, here {path}")
+        word.refuse("there is no such folder", f"a folder, here {path!r}")
     return path
 
 

@@ -23,7 +23,7 @@ USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
         ('sidecar={"port": 8080}', "sidecar: the reference sidecar is as it is: *"),
         (
             'rootfs="nowhere"',
-            "rootfs: there is no such folder: expected *nowhere, *",
+            "rootfs: there is no such folder: expected *nowhere*",
         ),
         ('networks={"internal": "10.0.0.0/8"}', "networks.internal: a subnet will not do: *"),
         ('egress="a.test"', "egress: *expected a list, such as *, seen *a.test*"),

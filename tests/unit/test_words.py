@@ -204,7 +204,7 @@ def test_a_specification_keeps_what_it_was_given() -> None:
         ({"image": "--privileged"}, "image: this is no name of an image"),
         ({"image": 5}, 'image: this is no text: expected a text: put it in quotes, as in "5", se'),
         ({"image": "a", "rootfs": "/"}, "rootfs: this goes without image"),
-        ({"rootfs": "nowhere"}, "rootfs: there is no such folder: expected a folder, here /nowh"),
+        ({"rootfs": "nowhere"}, "rootfs: there is no such folder: expected a folder, here '/no"),
         ({"rootfs": "a\0b"}, "rootfs: this text will not do"),
         ({"rootfs": b"/"}, "rootfs: this is no text"),
         ({"command": "sleep 1000"}, "command: a list is needed: expected a list, such as "),
