@@ -5,6 +5,11 @@ Every message answers five questions, in this order: what, where, expected, seen
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class BottleError(Exception):
     """The base of every error of this package.
@@ -45,7 +50,23 @@ class BottleError(Exception):
 
 
 class ConfigurationError(BottleError):
-    """An option, a marker or a file asks for something that does not exist or makes no sense."""
+    """An option, a marker or a file asks for something that does not exist or makes no sense.
+
+    ``lines`` has everything that is wrong with a file or a marker, a line of text for each.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        expected: str = "",
+        seen: str = "",
+        next_step: str = "",
+        lines: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what, where=where, expected=expected, seen=seen, next_step=next_step)
+        self.lines = tuple(lines) or (" ".join(str(self).split()),)
 
 
 class BackendUnavailableError(BottleError):

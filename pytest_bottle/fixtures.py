@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
+    from typing import Unpack
 
     from pytest_bottle.backends.contract import Backend, Topology
     from pytest_bottle.bottle import Bottle
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.settings import Settings
     from pytest_bottle.spec import BottleSpec
+    from pytest_bottle.words import Words
 
 _KEPT = pytest.StashKey[list[tuple["Backend", str]]]()
 
@@ -67,46 +69,34 @@ class Lifetime:
 
 
 class MakeBottle:
-    """Makes bottles; a call takes the words of ``@pytest.mark.bottle``."""
+    """Makes bottles; a call takes the words of ``@pytest.mark.bottle``.
 
-    def __init__(self, backend: Backend, lifetime: Lifetime, timeout: float) -> None:
+    Args:
+        backend: what they run on.
+        lifetime: what they end with.
+        spec: what holds where a call says nothing: what ``bottle.yaml`` describes.
+        folder: what relative paths are relative to.
+    """
+
+    def __init__(self, backend: Backend, lifetime: Lifetime, spec: BottleSpec, folder: str) -> None:
         self._backend = backend
         self._lifetime = lifetime
-        self._timeout = timeout
+        self._spec = spec
+        self._folder = folder
 
-    def __call__(
-        self,
-        *,
-        egress: Sequence[str] | None = None,
-        publish: str | None = None,
-        machine_port: int = 0,
-        command: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-    ) -> Bottle:
-        """Bring a bottle up.
+    def __call__(self, **words: Unpack[Words]) -> Bottle:
+        """Bring a bottle up: ``make_bottle(egress=["packages.test"], command=["sleep", "60"])``.
 
         Args:
-            egress: what the sidecar lets through, as ``host``, ``host:port`` or ``[v6]:port``;
-                without it ``allowed.test``.
-            publish: loopback address and port of the bottle's host, for the sidecar's status.
-            machine_port: the same port on this machine's 127.0.0.1; 0 lets the kernel choose.
-            command: the agent's own long-running command; without it the agent is idle.
-            environment: variables of the agent, besides the proxy's.
+            words: as in ``bottle.yaml``; each takes the place of the same word there.
 
         Raises:
+            ConfigurationError: a word has a value that makes no sense; nothing was touched.
             BottleError: it did not come up; nothing of it is left.
         """
-        from pytest_bottle.spec import BottleSpec
+        from pytest_bottle.words import read
 
-        spec = BottleSpec.from_words(
-            egress=egress,
-            publish=publish,
-            machine_port=machine_port,
-            command=command,
-            environment=environment,
-            timeout=self._timeout,
-        )
-        return self.make(spec)
+        return self.make(read(words, self._spec, self._folder))
 
     def make(self, spec: BottleSpec) -> Bottle:
         """Bring up what a specification says."""
@@ -136,22 +126,36 @@ def make_bottles(
     request: pytest.FixtureRequest, backend: Backend, settings: Settings
 ) -> Iterator[MakeBottle]:
     """Lend out the maker of the bottles that live as long as the requesting fixture."""
+    from pytest_bottle.marker import folder_of
+
     lifetime = Lifetime(request, backend, settings.keep)
     try:
-        yield MakeBottle(backend, lifetime, settings.timeout)
+        yield MakeBottle(backend, lifetime, settings.spec, folder_of(request.node))
     finally:
         lifetime.end()
 
 
 @contextlib.contextmanager
 def bottle_for(
-    request: pytest.FixtureRequest, backend: Backend, settings: Settings
+    request: pytest.FixtureRequest, backend: Backend, settings: Settings, spec: object
 ) -> Iterator[Bottle]:
-    """Bring up the bottle that the marker of the requesting node describes."""
-    with make_bottles(request, backend, settings) as maker:
-        from pytest_bottle.marker import spec_for
+    """Bring up the bottle that the fixture ``bottle_spec`` describes.
 
-        yield maker.make(spec_for(request.node, settings.timeout))
+    Raises:
+        ConfigurationError: somebody's own ``bottle_spec`` returns something else.
+    """
+    from pytest_bottle.errors import ConfigurationError
+    from pytest_bottle.spec import BottleSpec
+
+    if not isinstance(spec, BottleSpec):
+        raise ConfigurationError(
+            "a fixture returned no specification",
+            where="bottle_spec",
+            expected="a BottleSpec, such as dataclasses.replace(bottle_spec, command=(...))",
+            seen=repr(spec),
+        )
+    with make_bottles(request, backend, settings) as maker:
+        yield maker.make(spec)
 
 
 @contextlib.contextmanager
@@ -163,7 +167,7 @@ def bench_for(
 
     with open_backend(request.config, settings, kept_lines) as backend:
         lifetime = Lifetime(request, backend, settings.keep)
-        bench = Bench(backend, settings.timeout)
+        bench = Bench(backend, settings.spec)
         lifetime.add(bench)
         try:
             yield bench

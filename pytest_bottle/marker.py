@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_bottle.errors import ConfigurationError
-from pytest_bottle.settings import unknown
-from pytest_bottle.spec import BottleSpec
+from pytest_bottle.words import MARKER_WORDS, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from pytest_bottle.spec import BottleSpec
 
 #: What a marker can stand on, the smallest first; only hooks can mark a session.
 _PLACES = {
@@ -22,54 +22,54 @@ _PLACES = {
     "package": pytest.Package,
     "session": pytest.Session,
 }
-#: The timeout is a setting of the whole run.
-_WORDS = [name for name in inspect.signature(BottleSpec.from_words).parameters if name != "timeout"]
 
 
-def spec_for(node: pytest.Collector | pytest.Item, timeout: float) -> BottleSpec:
-    """Read the marker that is closest to a node; without one the bottle is the plain one."""
+def spec_for(node: pytest.Collector | pytest.Item, over: BottleSpec) -> BottleSpec:
+    """Lay the words of the marker that is closest to a node over the session's specification."""
     mark = node.get_closest_marker("bottle")
-    return BottleSpec.from_words(**(mark.kwargs if mark else {}), timeout=timeout)
+    return read(mark.kwargs, over, folder_of(node)) if mark else over
 
 
-def problems(items: Iterable[pytest.Item], scope: str) -> list[str]:
+def folder_of(node: Any) -> str:
+    """Find what the relative paths of a node are relative to: the folder of its file."""
+    path = node.path
+    return str(path if path.is_dir() else path.parent)
+
+
+def problems(items: Iterable[pytest.Item], scope: str, over: BottleSpec) -> list[str]:
     """Say what is wrong with the markers of all items, each marker once."""
-    found: dict[int, str] = {}
+    found: dict[int, list[str]] = {}
     for item in items:
         for node, mark in item.iter_markers_with_node("bottle"):
             if id(mark) not in found:
-                found[id(mark)] = _problem(node, mark) or _misplaced(item, node, scope)
-    return list(dict.fromkeys(filter(None, found.values())))
+                found[id(mark)] = _problems(node, mark, over) or _misplaced(item, node, scope)
+    return list(dict.fromkeys(line for lines in found.values() for line in lines))
 
 
-def _problem(node: Any, mark: pytest.Mark) -> str:
-    reason = _misuse(mark) or _refusal(mark)
-    return reason and f"{node.nodeid}: @pytest.mark.bottle: {reason}"
-
-
-def _misuse(mark: pytest.Mark) -> str:
+def _problems(node: Any, mark: pytest.Mark, over: BottleSpec) -> list[str]:
+    reasons = _refusals(node, mark, over)
     if mark.args:
         seen = ", ".join(map(repr, mark.args))
-        return f"expected keywords only ({', '.join(_WORDS)}), seen {seen}"
-    return next((unknown(name, _WORDS) for name in mark.kwargs if name not in _WORDS), "")
+        reasons = [f"expected keywords only ({', '.join(MARKER_WORDS)}), seen {seen}", *reasons]
+    return [f"{node.nodeid}: @pytest.mark.bottle: {reason}" for reason in reasons]
 
 
-def _refusal(mark: pytest.Mark) -> str:
+def _refusals(node: Any, mark: pytest.Mark, over: BottleSpec) -> list[str]:
     try:
-        BottleSpec.from_words(**mark.kwargs)
+        read(mark.kwargs, over, folder_of(node))
     except ConfigurationError as error:
-        return f"{error.where}: {error.what}: expected {error.expected}, seen {error.seen}"
-    return ""
+        return [*error.lines]
+    return []
 
 
-def _misplaced(item: pytest.Item, node: Any, scope: str) -> str:
+def _misplaced(item: pytest.Item, node: Any, scope: str) -> list[str]:
     if scope == "class" and item.getparent(pytest.Class) is None:
-        return ""  # outside of classes pytest takes the function for the class
+        return []  # outside of classes pytest takes the function for the class
     place = next((name for name, kind in _PLACES.items() if isinstance(node, kind)), "session")
     if list(_PLACES).index(place) >= list(_PLACES).index(scope):
-        return ""
+        return []
     remedy = "use make_bottle" if scope == "session" else f"put the marker on the {scope}"
-    return (
+    return [
         f"{node.nodeid}: @pytest.mark.bottle stands on the {place}, and a bottle lives for the "
         f"{scope} (bottle_scope), which does not see it; {remedy}, or choose a smaller scope"
-    )
+    ]

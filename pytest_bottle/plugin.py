@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_bottle.fixtures import MakeBottle
     from pytest_bottle.internet.contract import Internet
     from pytest_bottle.settings import Choice, Settings
+    from pytest_bottle.spec import BottleSpec
 
     Scope = Literal["session", "package", "module", "class", "function"]
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 #: their value is called, and what they are for.
 _OPTIONS = (
     ("backend", "NAME", "what brings bottles up (default: the best of this machine)"),
+    ("config", "PATH", "what a bottle is (default: bottle.yaml in the rootdir, if there is one)"),
     ("internet", "KIND", "what the egress network leads to: lab (the default)"),
     ("keep", "WHEN", "let bottles outlive the run: never (the default), on-failure, always"),
     ("mutant", "ID", "weaken the backend on purpose, to see the check of that ID fail"),
@@ -83,8 +85,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and check what was chosen; nothing is touched."""
     config.addinivalue_line(
         "markers",
-        "bottle(egress=[...], publish='127.0.0.31:18080', machine_port=0, command=[...], "
-        "environment={...}): what the bottle of this test is to be.",
+        "bottle(egress=[...], ports=[...], command=[...], user=..., environment={...}, image=..., "
+        "rootfs=..., sidecar={...}, networks={...}): what the bottle of this test is to be, in the "
+        "words of bottle.yaml.",
     )
     config.stash[_KEPT] = []
     config.stash[_CHOICES] = choices = _choices(config)
@@ -108,6 +111,10 @@ def _choices(config: pytest.Config) -> dict[str, Choice]:
             from pytest_bottle.settings import Choice
 
             found[name] = Choice(*chosen[0])
+    if "config" not in found and os.path.lexists(config.rootpath / "bottle.yaml"):
+        from pytest_bottle.settings import DISCOVERED, Choice
+
+        found["config"] = Choice("bottle.yaml", DISCOVERED)
     return found
 
 
@@ -136,14 +143,18 @@ def _scope(fixture_name: str, config: pytest.Config) -> Scope:
     return scope
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say what was chosen and where; nothing when nothing was."""
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what was chosen and where, and what was ignored; nothing when nothing was."""
     choices = config.stash[_CHOICES]
     if not choices:
-        return None
+        return []
     from pytest_bottle import settings
 
-    return settings.describe(choices)
+    return [settings.describe(choices), *_ignored(config)]
+
+
+def _ignored(config: pytest.Config) -> list[str]:
+    return [f"bottle: {line}" for line in _settings(config).ignored]
 
 
 # -- collection ----------------------------------------------------------------------------------
@@ -160,7 +171,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     from pytest_bottle import marker
 
-    problems = marker.problems(marked, _settings(config).scope)
+    settings = _settings(config)
+    problems = marker.problems(marked, settings.scope, settings.spec)
     if not problems:
         return
     output = getattr(config, "workeroutput", None)
@@ -211,7 +223,8 @@ def bottle_internet(bottle_backend: Backend) -> Internet:
 def make_bottle(request: pytest.FixtureRequest, bottle_backend: Backend) -> Iterator[MakeBottle]:
     """A function that makes further bottles, taken down together at the end.
 
-    It takes the words of ``@pytest.mark.bottle``: ``make_bottle(egress=["packages.test"])``.
+    It takes the words of ``@pytest.mark.bottle``: ``make_bottle(egress=["packages.test"])``. Each
+    takes the place of the same word of ``bottle.yaml``.
     """
     from pytest_bottle import fixtures
 
@@ -220,7 +233,21 @@ def make_bottle(request: pytest.FixtureRequest, bottle_backend: Backend) -> Iter
 
 
 @pytest.fixture(scope=_scope)
-def bottle(request: pytest.FixtureRequest, bottle_backend: Backend) -> Iterator[Bottle]:
+def bottle_spec(request: pytest.FixtureRequest) -> BottleSpec:
+    """What the bottle is to be: ``bottle.yaml``, with the closest marker's words laid over it.
+
+    The place to change it from a test: a fixture of this name that returns
+    ``dataclasses.replace(bottle_spec, environment={"TOKEN": "placeholder"})``.
+    """
+    from pytest_bottle import marker
+
+    return marker.spec_for(request.node, _settings(request.config).spec)
+
+
+@pytest.fixture(scope=_scope)
+def bottle(
+    request: pytest.FixtureRequest, bottle_spec: BottleSpec, bottle_backend: Backend
+) -> Iterator[Bottle]:
     """A running bottle: an agent on an internal network, and an egress sidecar as its way out.
 
     ``@pytest.mark.bottle(egress=["packages.test:443"])`` says what the sidecar lets through;
@@ -229,7 +256,8 @@ def bottle(request: pytest.FixtureRequest, bottle_backend: Backend) -> Iterator[
     """
     from pytest_bottle import fixtures
 
-    with fixtures.bottle_for(request, bottle_backend, _settings(request.config)) as made:
+    settings = _settings(request.config)
+    with fixtures.bottle_for(request, bottle_backend, settings, bottle_spec) as made:
         yield made
 
 
@@ -310,6 +338,9 @@ def pytest_terminal_summary(
     """Print what was inconclusive, the verdict of every check, and how to enter what was kept."""
     every = [one for group in terminalreporter.stats.values() for one in group]
     reports = [one for one in every if hasattr(one, "bottle")]
+    if config.get_verbosity() < 0 or config.getoption("no_header", default=False):
+        for line in _ignored(config) if config.stash[_CHOICES] else ():
+            terminalreporter.write_line(line)
     if reports and not config.getoption("no_summary", default=False):
         from pytest_bottle import terminal
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pytest_bottle.backends import selection
+from pytest_bottle.errors import ConfigurationError
+from pytest_bottle.reading import unknown
+from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,8 +24,9 @@ if TYPE_CHECKING:
 #: How long a bottle may live, shortest first. There is no ``package``: pytest gives the fixtures of
 #: a plugin the whole session then.
 SCOPES = ("function", "class", "module", "session")
+#: Where the configuration file was found that nobody named.
+DISCOVERED = "found in the rootdir"
 _WORDS = {"internet": ("lab",), "keep": ("never", "on-failure", "always"), "scope": SCOPES}
-_SHORTEST, _LONGEST = 0.1, 3600
 
 
 class Choice(NamedTuple):
@@ -39,7 +43,8 @@ class Settings:
     Attributes:
         backend: its name; empty leaves it to detection.
         mutant: the check whose mutant stands in for the backend; empty for none.
-        timeout: seconds for each step of a bottle's way up.
+        spec: what a bottle is where no marker says otherwise.
+        ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
     """
 
@@ -48,7 +53,8 @@ class Settings:
     keep: str = "never"
     mutant: str = ""
     scope: str = "function"
-    timeout: float = 30.0
+    spec: BottleSpec = PLAIN
+    ignored: tuple[str, ...] = ()
     offered: Mapping[str, BackendFactory] = field(default_factory=dict)
 
     def open_backend(self) -> Backend:
@@ -65,7 +71,8 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     """Check what was chosen.
 
     Raises:
-        pytest.UsageError: a value that is not known, or can never work on this machine.
+        pytest.UsageError: a value that is not known, or can never work on this machine; a
+            configuration file that cannot be read, with everything that is wrong with it.
     """
     offered = _offered_backends(config)
     for name, choice in choices.items():
@@ -75,10 +82,13 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
         _check_backend(choices["backend"], offered)
     if "mutant" in choices:
         _check_mutant(choices["mutant"], choices.get("backend"))
-    values: dict[str, Any] = {name: choice.text for name, choice in choices.items()}
+    values: dict[str, Any] = {
+        name: choice.text for name, choice in choices.items() if name not in ("config", "timeout")
+    }
+    spec, ignored = _described(choices["config"], config) if "config" in choices else (PLAIN, ())
     if "timeout" in choices:
-        values["timeout"] = _seconds(choices["timeout"])
-    return Settings(**values, offered=offered)
+        spec = replace(spec, timeout=_seconds(choices["timeout"]))
+    return Settings(**values, spec=spec, ignored=ignored, offered=offered)
 
 
 def describe(choices: Mapping[str, Choice]) -> str:
@@ -87,14 +97,6 @@ def describe(choices: Mapping[str, Choice]) -> str:
     return "bottle: " + ", ".join(
         f"{name} {text} ({source})" for name, (text, source) in {**found, **choices}.items()
     )
-
-
-def unknown(value: object, known: Iterable[str]) -> str:
-    """Say that a value is not known, which one may be meant, and which ones are known."""
-    known = tuple(known)
-    near = difflib.get_close_matches(str(value), known, 1)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{value!r} is not known{guess} (known: {', '.join(known)})"
 
 
 def _usage_error(name: str, choice: Choice, message: str) -> pytest.UsageError:
@@ -113,10 +115,31 @@ def _seconds(choice: Choice) -> float:
         seconds = float(choice.text)
     except ValueError:
         seconds = 0.0
-    if not _SHORTEST <= seconds <= _LONGEST:
-        message = f"expected seconds from {_SHORTEST} to {_LONGEST}, seen {choice.text!r}"
+    if not SHORTEST_TIMEOUT <= seconds <= LONGEST_TIMEOUT:
+        limits = f"{SHORTEST_TIMEOUT} to {LONGEST_TIMEOUT}"
+        message = f"expected seconds from {limits}, seen {choice.text!r}"
         raise _usage_error("timeout", choice, message)
     return seconds
+
+
+def _described(choice: Choice, config: pytest.Config) -> tuple[BottleSpec, tuple[str, ...]]:
+    from pytest_bottle import manifest
+
+    try:
+        read = manifest.load(os.path.join(_folder(choice, config), choice.text))
+    except ConfigurationError as error:
+        option = "" if choice.source == DISCOVERED else f"--bottle-config (from {choice.source}): "
+        option = option.replace(" (from --bottle-config)", "")
+        raise pytest.UsageError(*(option + line for line in error.lines)) from None
+    return read.spec, read.ignored
+
+
+def _folder(choice: Choice, config: pytest.Config) -> str:
+    if choice.source == DISCOVERED:
+        return str(config.rootpath)
+    if choice.source.startswith("ini "):
+        return str(config.inipath.parent if config.inipath else config.rootpath)
+    return str(config.invocation_params.dir)
 
 
 def _check_backend(choice: Choice, offered: Mapping[str, BackendFactory]) -> None:

@@ -8,34 +8,33 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Mapping, Sequence
+import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import DenialForm
 from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.guest.policy import ANY_HOST, canonical_host, split_authority
 from pytest_bottle.waiting import Condition, Port
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 DEFAULT_PORTS = (80, 443)
 #: The alias and port of the networking spike (S18-S20).
 SPIKE_ALIAS = "127.0.0.31"
 SPIKE_PORT = 18080
-
-
-def _texts(value: Sequence[str], where: str, example: str) -> tuple[str, ...]:
-    # A single string is a sequence too, of its letters: the classic slip.
-    if (
-        isinstance(value, str)
-        or not isinstance(value, Sequence)
-        or not all(isinstance(item, str) and "\0" not in item for item in value)
-    ):
-        raise ConfigurationError(
-            "a list of strings is needed",
-            where=where,
-            expected=f"a list, such as {example}",
-            seen=repr(value),
-        )
-    return tuple(value)
+#: Who a command of the user's can run as, by the values of ``User``.
+USERS = ("agent", "root")
+#: Seconds that a file or an option may give each step of the way up.
+SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 0.1, 3600
+_PUBLISHED = re.compile(
+    r"(?P<address>[^:]*|\[[^\]]*\]):(?P<port>[0-9]{1,5})(?::(?P<target>[0-9]{1,5}))?\Z"
+)
+_CIDR = re.compile(r"[0-9.]+/[0-9]{1,2}\Z")
+#: RFC 1918; what :mod:`ipaddress` calls private holds much more, and loopback too.
+_PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+_LARGEST, _SMALLEST = 16, 29
 
 
 def _canonical(host: str, text: str) -> str:
@@ -60,6 +59,37 @@ def _check_port(port: int, where: str, *, lowest: int) -> None:
         raise ConfigurationError(
             "a port is out of range", where=where, expected=f"{lowest}-65535", seen=repr(port)
         )
+
+
+def _check_user(user: str, where: str) -> None:
+    if user not in USERS:
+        raise ConfigurationError(
+            "a user is not known", where=where, expected=" or ".join(USERS), seen=repr(user)
+        )
+
+
+def subnet(text: str, where: str) -> ipaddress.IPv4Network:
+    """Read the subnet of a network: private (RFC 1918), /16 to /29, without bits of a host.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    try:
+        network = ipaddress.IPv4Network(text) if _CIDR.match(text) else None
+    except (TypeError, ValueError):
+        network = None
+    if (
+        network is None
+        or not _LARGEST <= network.prefixlen <= _SMALLEST
+        or not any(map(network.subnet_of, _PRIVATE))
+    ):
+        raise ConfigurationError(
+            "a subnet will not do",
+            where=where,
+            expected=f"a private IPv4 network of /{_LARGEST} to /{_SMALLEST}, such as 10.89.0.0/24",
+            seen=repr(text),
+        )
+    return network
 
 
 def _is_loopback(address: str) -> bool:
@@ -131,26 +161,27 @@ class PublishedPort:
             )
         _check_port(self.port, "publish", lowest=1)
         _check_port(self.machine_port, "machine_port", lowest=0)
+        _check_port(self.target, "publish", lowest=0)
 
     @classmethod
     def parse(cls, text: str, machine_port: int = 0) -> PublishedPort:
-        """Read ``address:port``, as in ``127.0.0.31:18080``.
+        """Read ``address:port``, or ``address:port:target`` for a port of the user's own sidecar.
 
         Raises:
             ConfigurationError: the text is no loopback address with a port.
         """
-        try:
-            address, port = split_authority(text)
-        except (TypeError, ValueError):
-            port = None
-        if port is None:
+        found = _PUBLISHED.match(text) if isinstance(text, str) else None
+        if found is None:
             raise ConfigurationError(
                 "a published port cannot be read",
                 where="publish",
                 expected=f"address:port, such as {SPIKE_ALIAS}:{SPIKE_PORT}",
                 seen=repr(text),
             )
-        return cls(address, port, machine_port)
+        target = found["target"]
+        if target is not None:
+            _check_port(int(target), "publish", lowest=1)
+        return cls(found["address"], int(found["port"]), machine_port, int(target or 0))
 
 
 #: What the sidecar of a bottle lets through that says nothing about it.
@@ -184,6 +215,10 @@ class SidecarSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     wait: Condition = Port()
     denial: DenialForm = DenialForm()
+
+    def __post_init__(self) -> None:
+        _check_port(self.port, "sidecar.port", lowest=1)
+        _check_user(self.user, "sidecar.user")
 
     @property
     def is_reference(self) -> bool:
@@ -230,51 +265,40 @@ class BottleSpec:
                 expected="a number above 0",
                 seen=repr(self.timeout),
             )
+        _check_user(self.user, "user")
+        self._check_origin()
+        self._check_networks()
+        self._check_target()
 
-    @classmethod
-    def from_words(
-        cls,
-        *,
-        egress: Sequence[str] | None = None,
-        publish: str | None = None,
-        machine_port: int = 0,
-        command: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-        timeout: float = 30.0,
-    ) -> BottleSpec:
-        """Build a specification from the words of ``@pytest.mark.bottle(...)``.
+    def _check_origin(self) -> None:
+        if self.image and self.rootfs:
+            raise ConfigurationError(
+                "guests are made of one thing",
+                where="rootfs",
+                expected="an image or a rootfs",
+                seen=f"both, {self.image!r} and {self.rootfs!r}",
+            )
 
-        Raises:
-            ConfigurationError: a word has a value that makes no sense.
-        """
-        routes = DEFAULT_EGRESS
-        if egress is not None:
-            texts = _texts(egress, "egress", '["allowed.test", "packages.test:8443"]')
-            routes = tuple(map(EgressRoute.parse, texts))
-        port = PublishedPort(machine_port=machine_port)
-        if publish is not None:
-            port = PublishedPort.parse(publish, machine_port)
-        return cls(
-            egress=routes,
-            publish=port,
-            command=_texts(command, "command", '["sleep", "1000"]'),
-            environment=_environment({} if environment is None else environment),
-            timeout=timeout,
-        )
+    def _check_networks(self) -> None:
+        texts = {"internal": self.internal_subnet, "egress": self.egress_subnet}
+        given = [subnet(text, f"networks.{name}") for name, text in texts.items() if text]
+        if len(given) == 2 and given[0].overlaps(given[1]):
+            raise ConfigurationError(
+                "the networks of a bottle overlap",
+                where="networks",
+                expected="subnets that have no address in common",
+                seen=f"{given[0]} and {given[1]}",
+            )
 
-
-def _environment(value: Mapping[str, str]) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(map(_is_variable, value.items())):
-        raise ConfigurationError(
-            "variables cannot be read",
-            where="environment",
-            expected='names and texts, such as {"NAME": "value"}',
-            seen=repr(value),
-        )
-    return dict(value)
+    def _check_target(self) -> None:
+        if self.publish and self.publish.target and self.sidecar.is_reference:
+            raise ConfigurationError(
+                "the reference sidecar publishes its status service and nothing else",
+                where="publish",
+                expected="address:port, or a sidecar of your own with command or image",
+                seen=f"port {self.publish.target} of the sidecar",
+            )
 
 
-def _is_variable(item: tuple[str, str]) -> bool:
-    name, text = item
-    texts = isinstance(name, str) and isinstance(text, str)
-    return texts and name != "" and not {"=", "\0"} & {*name} and "\0" not in text
+#: What a bottle is if nobody says anything about it.
+PLAIN = BottleSpec()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
@@ -11,7 +12,7 @@ from pytest_bottle.conformance import conditions, survey
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, NotSupported, Violation
 from pytest_bottle.firing import run_one
-from pytest_bottle.spec import BottleSpec
+from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
 from pytest_bottle.verdict import Finding, Verdict, combine
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_bottle.conformance.registry import Check
     from pytest_bottle.conformance.survey import Evidence, Judged
     from pytest_bottle.firing import Record
+    from pytest_bottle.spec import BottleSpec
 
 
 class Bench:
@@ -29,12 +31,12 @@ class Bench:
 
     Args:
         backend: the subject.
-        timeout: seconds for each step of the bottle's way up.
+        spec: what its bottle is; of this the egress routes and the agent's command are the suite's.
     """
 
-    def __init__(self, backend: Backend, timeout: float = 30.0) -> None:
+    def __init__(self, backend: Backend, spec: BottleSpec = PLAIN) -> None:
         self.backend = backend
-        self.spec = BottleSpec(timeout=timeout)
+        self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
         self.topology = backend.up(self.spec)
         self._sibling: Topology | None = None
         self._evidence: Evidence | None = None
@@ -52,16 +54,22 @@ class Bench:
         return self.backend.describe().features - self.topology.lacks
 
     @property
+    def spare(self) -> BottleSpec:
+        """What a further bottle is: networks and published address are the backend's choice."""
+        port = self.spec.publish and replace(self.spec.publish, address=None, machine_port=0)
+        return replace(self.spec, publish=port, internal_subnet="", egress_subnet="")
+
+    @property
     def sibling(self) -> Topology:
         """A second bottle of the same backend, brought up when a check first asks for it."""
         if self._sibling is None:
-            self._sibling = self.backend.up(self.spec)
+            self._sibling = self.backend.up(self.spare)
         return self._sibling
 
     @contextlib.contextmanager
     def another(self, spec: BottleSpec | None = None) -> Iterator[Topology]:
         """Lend out a bottle for one check alone, which may break it."""
-        topology = self.backend.up(spec or self.spec)
+        topology = self.backend.up(spec or self.spare)
         try:
             yield topology
         finally:

@@ -12,6 +12,7 @@ FIXTURES = [
     "bottle",
     "bottle_backend",
     "bottle_internet",
+    "bottle_spec",
     "bottled_agent",
     "egress_network",
     "egress_sidecar",

@@ -12,14 +12,23 @@ USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
     [
         (
             'egres=["a.test"]',
-            "'egres' is not known; did you mean 'egress'? "
-            "(known: egress, publish, machine_port, command, environment)",
+            "egres: there is no such word; did you mean 'egress'? expected one of: image, rootfs, "
+            "command, user, environment, env, egress, ports, publish, machine_port, sidecar, "
+            "networks, seen 'egres'",
         ),
-        ("timeout=3", "'timeout' is not known (known: egress, *"),
-        ('["a.test"]', "expected keywords only (egress, publish, *), seen [[]'a.test'[]]"),
+        ("timeout=3", "timeout: there is no such word: expected one of: image, *, seen 'timeout'"),
+        ('["a.test"]', "expected keywords only (image, rootfs, *), seen [[]'a.test'[]]"),
+        ('egress=[{"host": "a.test", "dlp": 1}]', "egress[[]0[]].dlp: there is no such word: *"),
+        ('sidecar={"command": ["x"], "port": 0}', "sidecar.port: this is no port: *, seen 0"),
+        ('sidecar={"port": 8080}', "sidecar: the reference sidecar is as it is: *"),
+        (
+            'rootfs="nowhere"',
+            "rootfs: there is no such folder: expected *nowhere*",
+        ),
+        ('networks={"internal": "10.0.0.0/8"}', "networks.internal: a subnet will not do: *"),
         ('egress="a.test"', "egress: *expected a list, such as *, seen *a.test*"),
         ("egress=5", "egress: *expected a list, such as *, seen 5"),
-        ('egress=["a b"]', "egress: *expected host, host:port, *, seen 'a b'"),
+        ('egress=["a b"]', "egress[[]0[]]: *expected host, host:port, *, seen 'a b'"),
         ("publish=18080", "publish: *expected address:port, *, seen 18080"),
         ('publish="0.0.0.0:80"', "publish: *expected an address in 127.0.0.0/8, *"),
         ('machine_port="80"', "machine_port: *expected *65535, seen '80'"),
@@ -69,6 +78,48 @@ def test_every_bad_marker_is_named_once(pytester: pytest.Pytester) -> None:
     assert errors == ["ERROR: test_bad.py::TestMany:", "ERROR: test_bad.py::test_other:"]
 
 
+def test_everything_wrong_in_a_marker_is_told(pytester: pytest.Pytester) -> None:
+    """A line for each problem, not for the first one alone; nothing has run."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.bottle("a.test", user="me", egress=["a b", {"host": "a.test", "ports": [0]}])
+        def test_it(): pass
+        """
+    )
+
+    result = pytester.runpytest("--collect-only")
+
+    assert result.ret == USAGE_ERROR
+    words = [line.split(": ")[3] for line in result.errlines if line]
+    assert words[0].startswith("expected keywords only")
+    assert words[1:] == ["user", "egress[0]", "egress[1].ports[0]"]
+
+
+def test_a_markers_paths_are_relative_to_its_file(pytester: pytest.Pytester, toy: object) -> None:
+    """Wherever pytest was started; so are those of ``make_bottle``."""
+    folder = pytester.mkdir("tests")
+    (folder / "rootfs").mkdir()
+    (folder / "test_it.py").write_text(
+        """
+import os
+import pytest
+
+ROOTFS = os.path.join(os.path.dirname(__file__), "rootfs")
+
+@pytest.mark.bottle(rootfs="rootfs")
+def test_marker(bottle_spec):
+    assert bottle_spec.rootfs == ROOTFS
+
+def test_make_bottle(make_bottle):
+    assert make_bottle(rootfs="rootfs").topology.spec.rootfs == ROOTFS
+"""
+    )
+
+    pytester.runpytest().assert_outcomes(passed=2)
+
+
 def test_bad_markers_under_xdist(pytester: pytest.Pytester) -> None:
     """With -n 2 the same line and the same exit status come from the controller."""
     pytester.makepyfile(
@@ -84,7 +135,7 @@ def test_bad_markers_under_xdist(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("-n", "2")
 
     assert result.ret == USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *::test_it: @pytest.mark.bottle: 'egres' is not known*"])
+    result.stderr.fnmatch_lines(["ERROR: *::test_it: @pytest.mark.bottle: egres: there is no*"])
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     result.stdout.no_fnmatch_line("*passed*")
 

@@ -15,11 +15,14 @@ from pytest_bottle.guest.policy import Policy
 from pytest_bottle.spec import (
     DEFAULT_EGRESS,
     DEFAULT_PORTS,
+    PLAIN,
     SPIKE_ALIAS,
     SPIKE_PORT,
     BottleSpec,
     EgressRoute,
     PublishedPort,
+    SidecarSpec,
+    subnet,
 )
 
 # A hyphen stands inside a label; a last label of digits would be an odd spelling of an address.
@@ -216,100 +219,117 @@ def test_garbage_is_not_published(text: str) -> None:
         PublishedPort.parse(text)
 
 
-# -- the words of the marker --------------------------------------------------------------------
+@pytest.mark.parametrize("target", ["0", "65536", "x", "", "-1", "8080:1"])
+def test_the_port_of_the_sidecar_is_a_port(target: str) -> None:
+    """What a published port leads to is written behind it, and nothing more."""
+    assert PublishedPort.parse("127.0.0.31:18080:8080") == PublishedPort(SPIKE_ALIAS, target=8080)
+    with pytest.raises(ConfigurationError) as caught:
+        PublishedPort.parse(f"127.0.0.31:18080:{target}")
+    complaint(caught)
 
 
-def test_without_words_a_bottle_is_the_plain_one() -> None:
-    """One allowed name, an idle agent, an alias of the backend's choice."""
-    spec = BottleSpec.from_words()
-    assert spec == BottleSpec()
+# -- the whole ----------------------------------------------------------------------------------
+
+
+def test_the_plain_bottle() -> None:
+    """One allowed name, an idle agent, an alias of the backend's choice, the reference sidecar."""
+    spec = BottleSpec()
+    assert spec == PLAIN
     assert spec.egress == DEFAULT_EGRESS == (EgressRoute("allowed.test"),)
+    assert (spec.command, spec.user, spec.image, spec.rootfs) == ((), "agent", "", "")
+    assert spec.sidecar.is_reference
+    assert not SidecarSpec(command=("proxy",)).is_reference
+    assert not SidecarSpec(image="proxy:1").is_reference
 
 
-def test_every_word_has_its_place() -> None:
-    """As they stand in ``@pytest.mark.bottle(...)``."""
-    spec = BottleSpec.from_words(
-        egress=["packages.test:8443"],
-        publish="127.0.0.30:8080",
-        machine_port=9090,
-        command=("sleep", "1000"),
-        environment={"NAME": "value"},
-        timeout=5,
-    )
-    assert spec == BottleSpec(
-        egress=(EgressRoute("packages.test", (8443,)),),
-        publish=PublishedPort("127.0.0.30", 8080, 9090),
-        command=("sleep", "1000"),
-        environment={"NAME": "value"},
-        timeout=5,
-    )
+@pytest.mark.parametrize("timeout", [0, -1.5, math.inf, math.nan, "30", True, None])
+def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
+    """Nobody waits for ever, or not at all."""
+    with pytest.raises(ConfigurationError) as caught:
+        BottleSpec(timeout=timeout)
+    complaint(caught)
+    assert caught.value.where == "timeout"
 
 
-def test_an_empty_list_lets_nothing_through() -> None:
-    """It is not taken for an absent one."""
-    assert BottleSpec.from_words(egress=[]).egress == ()
+@pytest.mark.parametrize("text", ["10.89.0.0/16", "172.31.255.248/29", "192.168.128.0/24"])
+def test_a_subnet_is_private(text: str) -> None:
+    """RFC 1918, large enough for two guests and small enough for a pool."""
+    assert str(subnet(text, "networks")) == text
+    assert BottleSpec(internal_subnet=text).internal_subnet == text
 
 
 @pytest.mark.parametrize(
-    ("word", "value", "where"),
+    "text",
     [
-        ("egress", "allowed.test", "egress"),
-        ("egress", 5, "egress"),
-        ("egress", [5], "egress"),
-        ("egress", {"allowed.test"}, "egress"),
-        ("egress", b"allowed.test", "egress"),
-        ("egress", ["http://x"], "egress"),
-        ("publish", 18080, "publish"),
-        ("publish", "", "publish"),
-        ("machine_port", "80", "machine_port"),
-        ("command", "sleep 1000", "command"),
-        ("command", None, "command"),
-        ("command", ["a\0b"], "command"),
-        ("environment", ["NAME=value"], "environment"),
-        ("environment", {"NAME": 5}, "environment"),
-        ("environment", {"": "value"}, "environment"),
-        ("environment", {"A=B": "value"}, "environment"),
-        ("environment", {"NAME": "a\0b"}, "environment"),
-        ("timeout", 0, "timeout"),
-        ("timeout", -1.5, "timeout"),
-        ("timeout", math.inf, "timeout"),
-        ("timeout", math.nan, "timeout"),
-        ("timeout", "30", "timeout"),
-        ("timeout", True, "timeout"),
+        "10.0.0.0/8",
+        "10.89.0.0/15",
+        "10.89.0.0/30",
+        "10.89.0.0/32",
+        "10.89.0.0",
+        "10.89.0.1/24",
+        "10.89.0.0/255.255.255.0",
+        "10.89.0/24",
+        "010.89.0.0/24",
+        "192.0.2.0/24",
+        "198.18.0.0/16",
+        "127.0.0.0/16",
+        "100.64.0.0/16",
+        "172.32.0.0/16",
+        "172.16.0.0/11",
+        "169.254.0.0/16",
+        "224.0.0.0/24",
+        "fd00::/64",
+        "10.89.0.0/24\n",
+        "x",
+        " ",
     ],
 )
-def test_a_word_that_makes_no_sense_is_named(word: str, value: Any, where: str) -> None:
-    """Before anything is created, and with what was expected in its place."""
+def test_other_subnets_are_refused(text: str) -> None:
+    """Public addresses, those with a meaning, bits of a host, odd spellings, wrong sizes."""
+    for word in ("internal_subnet", "egress_subnet"):
+        with pytest.raises(ConfigurationError) as caught:
+            dataclasses.replace(PLAIN, **{word: text})  # type: ignore[arg-type]
+        complaint(caught)
+        assert caught.value.where.startswith("networks.")
+        assert caught.value.seen == repr(text)
+
+
+def test_the_networks_of_a_bottle_do_not_overlap() -> None:
+    """The sidecar could not tell them apart."""
+    assert BottleSpec(internal_subnet="10.89.0.0/24", egress_subnet="10.89.1.0/24")
+    for egress in ("10.89.0.0/24", "10.89.0.128/25", "10.89.0.0/16"):
+        with pytest.raises(ConfigurationError) as caught:
+            BottleSpec(internal_subnet="10.89.0.0/24", egress_subnet=egress)
+        complaint(caught)
+        assert caught.value.where == "networks"
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"image": "agent:1", "rootfs": "/srv/agent"}, "rootfs"),
+        ({"user": "nobody"}, "user"),
+        ({"publish": PublishedPort(target=8080)}, "publish"),
+    ],
+)
+def test_contradictions_are_refused(change: dict[str, Any], where: str) -> None:
+    """However a specification is made, by hand and by ``dataclasses.replace`` too."""
     with pytest.raises(ConfigurationError) as caught:
-        BottleSpec.from_words(**{word: value})
+        dataclasses.replace(PLAIN, **change)
     complaint(caught)
     assert caught.value.where == where
 
 
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
-    max_leaves=5,
-)
-WORDS = [field.name for field in dataclasses.fields(BottleSpec)] + ["machine_port"]
-
-
-@given(st.sampled_from(WORDS), ANYTHING)
-def test_garbage_in_a_word_is_a_configuration_error_or_nothing(word: str, value: Any) -> None:
-    """Whatever a user puts there, no other error comes out."""
-    refused: ConfigurationError | None = None
-    try:
-        BottleSpec.from_words(**{word: value})
-    except ConfigurationError as error:
-        refused = error
-    assert refused is None or (refused.where and refused.seen)
+@pytest.mark.parametrize(("change", "where"), [({"port": 0}, "port"), ({"user": "me"}, "user")])
+def test_a_sidecar_is_checked_too(change: dict[str, Any], where: str) -> None:
+    """It listens somewhere, as somebody."""
+    with pytest.raises(ConfigurationError) as caught:
+        SidecarSpec(command=("proxy",), **change)
+    complaint(caught)
+    assert caught.value.where == f"sidecar.{where}"
 
 
 def test_a_specification_does_not_change() -> None:
-    """Neither by its owner nor by who gave the words."""
-    environment = {"NAME": "value"}
-    spec = BottleSpec.from_words(environment=environment)
-    environment["NAME"] = "other"
-    assert spec.environment == {"NAME": "value"}
+    """Whoever has one can rely on it."""
     with pytest.raises(dataclasses.FrozenInstanceError):
-        spec.timeout = 1  # type: ignore[misc]
+        PLAIN.timeout = 1  # type: ignore[misc]
