@@ -105,6 +105,8 @@ SPELLINGS: tuple[str, ...] = (*_USER, *_ENDS, *_DELIMITERS, *_LETTERS)
 EQUIVALENTS = ("allowed.test", "ALLOWED.TEST", "aLLoWeD.tEsT", "allowed.test.", "ALLOWED.TEST.")
 
 _FILLER = ".".join(["x" * 60] * 4)
+#: What some resolver or client takes for a dot.
+_DOTS = ("%2e", "\u3002", "\uff0e", "\uff61")
 _BASE = {"{filler}": _FILLER, "{zeros}": "." * 250}
 
 

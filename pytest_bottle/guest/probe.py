@@ -662,8 +662,8 @@ def _listen(operation: Operation, deadline: float) -> Record:
     """Listen for visitors until the deadline; report each, with the first bytes it sent.
 
     ``address`` is ours; ``::`` stands for both families where there are two. ``until`` is a word
-    that ends it at once. A visitor that our answers do not reach cannot be accepted: the kernel's counters, from before
-    and after, tell that it came.
+    that ends it at once. A visitor that our answers do not reach cannot be accepted: the kernel's
+    counters, from before and after, tell that it came.
     """
     end = time.monotonic() + deadline
     before = _counters()

@@ -109,7 +109,7 @@ def dialects_agree(bench: Bench) -> str:
     news = list(talks.news(evidence))
     barred = bench.backend.internet.addresses_of(BARRED)
     leaks = [(talk.name, r) for talk in _column(operation, "denied") for r in _about(talk, news)]
-    leaks += [("some dialect", r) for r in news if r.dst in barred]
+    leaks += [] if leaks else [("some dialect", r) for r in news if r.dst in barred]
     if leaks:
         names = sorted({name for name, _ in leaks})
         raise bench.violation(f"{', '.join(names)}: the witness heard {_packet(leaks[0][1])}")
@@ -221,7 +221,7 @@ def spelling_is_canonical(bench: Bench) -> str:
     operation = talks.held(evidence.plan, _SPELLINGS)
     leaks = _strays(bench, operation)
     if leaks:
-        names = sorted({name for name, _ in leaks})
+        names = sorted({name for name, _ in leaks if name})
         raise bench.violation(
             f"{len(names)} spellings led to {FORBIDDEN} or asked for it: {'; '.join(names[:12])}; "
             f"the witness heard {_packet(leaks[0][1])}"
@@ -233,7 +233,7 @@ def spelling_is_canonical(bench: Bench) -> str:
 
 
 def _strays(bench: Bench, operation: talks.Conversations) -> list[tuple[str, Heard]]:
-    """Find packets to or about the denied name, with the spelling that sent them if it shows."""
+    """Find packets to or about the denied name, with the spelling that sent them where it shows."""
     internet = bench.backend.internet
     allowed, forbidden = internet.addresses_of(ALLOWED), internet.addresses_of(FORBIDDEN)
     names = {talk.nonce.encode(): talk.name for talk in operation.talks}
@@ -245,7 +245,7 @@ def _strays(bench: Bench, operation: talks.Conversations) -> list[tuple[str, Hea
             record.dst not in allowed or record.dport == 53 or _is_addressed(record, found[0])
         )
         if astray or record.dst in forbidden:
-            strays.append((names.get(found[0], "?") if found else "some spelling", record))
+            strays.append((names.get(found[0], "") if found else "", record))
     return strays
 
 

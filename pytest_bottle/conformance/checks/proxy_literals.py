@@ -92,7 +92,7 @@ def _literals(bench: Bench, topology: Topology) -> list[str]:
     return [*_FAR, *_OWN, *own, *gateway]
 
 
-def _doors(bench: Bench, topology: Topology) -> list[_Door]:
+def _doors(bench: Bench) -> list[_Door]:
     doors = [_Door(Vantage.SIDECAR, "127.0.0.1")]
     if Feature.HOST_EXEC in bench.features:
         doors.append(_Door(Vantage.HOST, "127.0.0.1"))
@@ -116,7 +116,8 @@ def _judge(bench: Bench, topology: Topology, literals: list[str]) -> str:
 
 
 def _direct(host: str, nonce: str) -> Operation:
-    what = {"kind": "tcp", "host": host, "port": _PORT, "nonce": nonce}
+    # A first SYN may be lost while a next hop is looked for: the second comes after a second.
+    what = {"kind": "tcp", "host": host, "port": _PORT, "nonce": nonce, "deadline": 2.5}
     return Operation(f"PXY-10 {host} (sidecar, direct)", Vantage.SIDECAR, what)
 
 
@@ -147,9 +148,9 @@ def _listening(bench: Bench, topology: Topology) -> Iterator[dict[Vantage, list[
     The sidecar says to both when it is enough, so that the silence before it is worth something.
     """
     visits: dict[Vantage, list[str]] = {}
-    doors = _doors(bench, topology)
-    what = {"kind": "listen", "tcp": [_PORT], "address": "::", "until": _ENOUGH}
-    what["deadline"] = _LISTENING
+    doors = _doors(bench)
+    what: dict[str, object] = {"kind": "listen", "tcp": [_PORT], "address": "::"}
+    what |= {"until": _ENOUGH, "deadline": _LISTENING}
     with ThreadPoolExecutor(len(doors)) as pool:
         rounds: Mapping[_Door, Future[Record]] = {
             door: pool.submit(bench.probe, door.vantage, what, topology=topology) for door in doors
@@ -192,7 +193,8 @@ def _require_silence(
         for vantage, said in visits.items()
     }
     if any(strangers.values()):
-        raise bench.violation(f"listeners were visited through the proxy: {strangers}")
+        seen = "; ".join(f"{who} {len(said)}x, {said[:1]}" for who, said in strangers.items())
+        raise bench.violation(f"listeners were visited through the proxy: {seen}")
     hearing = bench.backend.internet.heard(opened)
     heard = [r for r in hearing.records if r.dst in literals and _is_new(r)]
     if heard:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engines.netns.client import Client
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
+from pytest_bottle.conformance.mutants import patches
 from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant
 from pytest_bottle.spec import EgressRoute
 
@@ -44,54 +46,38 @@ class AnyPort(_Permissive):
     more = (EgressRoute("allowed.test", tuple(range(1, 65536))),)
 
 
-def tampered(patch: str) -> NetnsEngine:
-    """Open an engine whose sidecars have other code in their policy.
+def tampered(patch: str) -> NetnsBackend:
+    """Open a backend whose sidecars have been patched before they were born.
 
-    ``patch`` is run in the process that they all descend from, before anything else; ``policy`` is
-    the module there.
+    ``patch`` is a function of :mod:`.patches`. It goes by source, to the process that they all
+    descend from: nothing of the suite is imported there.
     """
+    source = Path(patches.__file__).read_text()
     before, after = Client.boot.split("gc.enable()")
-    tamper = f"from pytest_bottle.guest import policy; exec({patch!r})"
+    tamper = f"patches = {{}}; exec({source!r}, patches); patches[{patch!r}]()"
 
     class Tampered(Client):
         boot = f"{before}{tamper}; gc.enable(){after}"
 
-    return NetnsEngine(Tampered())
-
-
-#: The list is applied in the CONNECT handler only (anthropics/claude-code issue 40213).
-_CONNECT_ONLY = """
-strict = policy.Policy.judge
-def judge(self, method, target, version, headers):
-    verdict = strict(self, method, target, version, headers)
-    listed = method == "CONNECT" or verdict.reason != "not-allowed"
-    return verdict if listed else verdict._replace(status=0, reason="allowed")
-policy.Policy.judge = judge
-"""
+    return NetnsBackend(NetnsEngine(Tampered()))
 
 
 @mutant("PXY-03", also={"PXY-02", "PXY-12"})
 def lists_for_connect_only() -> NetnsBackend:
     """The sidecar looks at its list when it is asked for a tunnel, and only then."""
-    return NetnsBackend(tampered(_CONNECT_ONLY))
+    return tampered("lists_for_connect_only")
 
 
-#: What stands behind a NUL is approved, what stands before it is dialled: endswith() on the raw
-#: bytes, and a resolver on the C string. In HTTP the NUL has to come percent-encoded.
-_C_STRING = """
-strict = policy.Policy.decide
-def decide(self, host, port):
-    front, nul, rest = host.partition("%00")
-    decision = strict(self, rest.lstrip(".") if nul else host, port)
-    return decision._replace(host=front) if nul and decision.allowed else decision
-policy.Policy.decide = decide
-"""
+@mutant("PXY-03-M2", also={"PXY-12"})
+def socks_without_a_list() -> NetnsBackend:
+    """The sidecar speaks SOCKS5 too, TCP and UDP, and there it has no list."""
+    return tampered("socks_without_a_list")
 
 
 @mutant("PXY-12")
 def reads_to_the_nul() -> NetnsBackend:
     """The sidecar's list and its resolver do not agree where a name ends."""
-    return NetnsBackend(tampered(_C_STRING))
+    return tampered("reads_to_the_nul")
 
 
 class _AnyAddress(NetnsEngine):
@@ -118,7 +104,7 @@ class _Outside(NetnsEngine):
         return super().run_guest(request)
 
 
-@mutant("PXY-18")
+@mutant("PXY-18", also={"NET-01", "NET-02", "NET-03", "NET-04", "NET-05"})
 def isolated_by_variables() -> NetnsBackend:
     """Nothing but the proxy's variables keeps the agent from the outer network."""
     return NetnsBackend(_Outside())
