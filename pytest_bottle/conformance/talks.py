@@ -40,6 +40,7 @@ class Talk:
         steps: what is said.
         nonce: tells it from all others at the far side.
         address: where it alone leads, if it names an address; else empty.
+        group: of those that are not tried further where nobody answers any of them.
     """
 
     name: str
@@ -47,11 +48,13 @@ class Talk:
     steps: tuple[Step, ...]
     nonce: str
     address: str = ""
+    group: str = ""
 
     def order(self) -> dict[str, object]:
         """What the probe is told."""
         steps = [step.order() for step in self.steps]
-        return {"name": self.name, "host": self.at.host, "port": self.at.port, "steps": steps}
+        where = {"host": self.at.host, "port": self.at.port}
+        return {"name": self.name, **where, "steps": steps, "group": self.group}
 
 
 @dataclass(frozen=True, slots=True)

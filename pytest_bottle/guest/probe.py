@@ -584,23 +584,32 @@ def _variables(operation: Operation, _deadline: float) -> Record:
 # -- saying what no client would say ------------------------------------------------------------
 
 #: How many conversations one operation holds at once: proxies have a limit of clients.
-_AT_ONCE = 12
+_AT_ONCE = 16
+#: So many conversations of a group without a word, and none with one, speak for the rest of it.
+_MUTE = 8
 
 
 def _talks(operation: Operation, deadline: float) -> Record:
     """Hold many conversations, a few at a time; each may take ``patience`` seconds.
 
-    Those that the deadline leaves no time for are not in the record.
+    Those that the deadline leaves no time for are not in the record. Those of a ``group`` that
+    nobody answers, such as SOCKS at a proxy that has none, are skipped after a while.
     """
     end, patience = time.monotonic() + deadline, operation["patience"]
     waiting, records = operation["talks"][::-1], {}
+    silences: dict[str, list[bool]] = {}
 
     def work() -> None:
         while waiting and time.monotonic() + patience < end:
             with contextlib.suppress(IndexError):  # somebody else took the last one
                 talk = dict(waiting.pop(), answers=[])
+                known = silences.setdefault(talk.get("group", ""), [])
+                if talk.get("group") and len(known) >= _MUTE and all(known):
+                    records[talk["name"]] = {"outcome": "skipped", "answers": []}
+                    continue
                 record = _attempt("talk", talk, patience)
                 records[talk["name"]] = dict(record, answers=talk["answers"])
+                known.append(record["outcome"] == "timeout" and not any(talk["answers"]))
 
     others = [threading.Thread(target=work, daemon=True) for _ in range(_AT_ONCE - 1)]
     started = []

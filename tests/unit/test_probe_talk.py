@@ -45,10 +45,15 @@ def answering(*pairs: tuple[int, bytes]) -> Callable[[socket.socket], None]:
 
 
 def several(
-    port: int, count: int, *steps: Record, patience: float = 2.0, deadline: float = 5.0
+    port: int,
+    count: int,
+    *steps: Record,
+    patience: float = 2.0,
+    deadline: float = 5.0,
+    group: str = "",
 ) -> Record:
     """Hold the same conversation several times."""
-    one = {"host": HERE, "port": port, "steps": list(steps)}
+    one = {"host": HERE, "port": port, "steps": list(steps), "group": group}
     talks = [{**one, "name": str(number)} for number in range(count)]
     return ask("talks", talks=talks, patience=patience, deadline=deadline)
 
@@ -132,7 +137,7 @@ def test_a_datagram_without_a_relay_goes_to_the_proxys_own_port(listen: Listen) 
 
 
 def test_many_conversations_are_held_a_few_at_a_time(listen: Listen) -> None:
-    """All of them are in the record, and no more than twelve were there at once."""
+    """All of them are in the record, and no more than sixteen were there at once."""
     lock, there, most = threading.Lock(), [0], [0]
 
     def serve(sock: socket.socket) -> None:
@@ -153,7 +158,7 @@ def test_many_conversations_are_held_a_few_at_a_time(listen: Listen) -> None:
         record = several(door.getsockname()[1], 40, step(b"x", 1))
     assert sorted(record["talks"], key=int) == [str(number) for number in range(40)]
     assert {one["outcome"] for one in record["talks"].values()} == {"talked"}
-    assert 1 < most[0] <= 12
+    assert 1 < most[0] <= 16
 
 
 def test_what_there_is_no_time_for_is_not_in_the_record(listen: Listen) -> None:
@@ -161,6 +166,34 @@ def test_what_there_is_no_time_for_is_not_in_the_record(listen: Listen) -> None:
     record = several(listen(silent), 40, step(b"x", 1), patience=0.2, deadline=0.5)
     assert record["outcome"] == "talked"
     assert 0 < len(record["talks"]) < 40
+
+
+def test_a_group_that_nobody_answers_is_not_tried_for_ever(listen: Listen) -> None:
+    """After the first ones the rest is skipped, and the record says so."""
+    record = several(listen(silent), 40, step(b"x", 1), patience=0.2, group="SOCKS5")
+    outcomes = [one["outcome"] for one in record["talks"].values()]
+    assert 8 <= outcomes.count("timeout") <= 16 + 7  # of eight that end, seven begin another
+    assert outcomes.count("timeout") + outcomes.count("skipped") == 40
+
+
+def test_a_group_that_somebody_answers_is_tried_to_the_end(listen: Listen) -> None:
+    """One answer is enough: silence may be a refusal then, and each counts for itself."""
+
+    def serve(sock: socket.socket) -> None:
+        with sock:
+            if sock.recv(1) == b"x":
+                sock.sendall(b"\0")
+            read_all(sock)
+
+    with socket.create_server((HERE, 0), backlog=64) as door:
+        door.settimeout(0.5)
+        threading.Thread(target=serve_all, args=(door, serve)).start()
+        one = {"host": HERE, "port": door.getsockname()[1], "group": "SOCKS5"}
+        words = [b"x", *[b"y"] * 24]
+        talks = [{**one, "name": str(n), "steps": [step(w, 1)]} for n, w in enumerate(words)]
+        record = ask("talks", talks=talks, patience=0.2)
+    outcomes = [one["outcome"] for one in record["talks"].values()]
+    assert (outcomes.count("talked"), outcomes.count("timeout")) == (1, 24)
 
 
 def serve_all(door: socket.socket, serve: Callable[[socket.socket], None]) -> None:

@@ -152,21 +152,26 @@ _FORMS = ("GET", "CONNECT", "SOCKS5")
 
 def _dress(plan: Plan) -> None:
     at, series = plan.topology.proxy, new_nonce()[:24]
+    # These go first: where one of a form is answered, silence may be a refusal, and all are tried.
+    alike = [
+        _spoken(f"{form} as {name}", at, form, name.encode(), nonce, nonce)
+        for name in EQUIVALENTS
+        for form in _FORMS
+        for nonce in [new_nonce()]
+    ]
     dressed = [
-        Talk(f"{form} {spelling!r}", at, _ask(form, host, _words(nonce)), nonce)
+        _spoken(f"{form} {spelling!r}", at, form, host, nonce)
         for spelling in SPELLINGS
         for form in _FORMS
         for nonce in [series + new_nonce()[:8]]
         for host in [spelled(spelling, ALLOWED, nonce, FORBIDDEN)]
     ]
-    dressed += [
-        Talk(f"{form} as {name}", at, _ask(form, name.encode(), _words(nonce), nonce), nonce)
-        for name in EQUIVALENTS
-        for form in _FORMS
-        for nonce in [new_nonce()]
-    ]
-    plan.during.append(talks.conversations(_SPELLINGS, [*dressed, *_two_minds(at, series)]))
+    plan.during.append(talks.conversations(_SPELLINGS, [*alike, *dressed, *_two_minds(at, series)]))
     _plan_control(plan, "PXY-12", FORBIDDEN)
+
+
+def _spoken(name: str, at: Endpoint, form: str, host: bytes, nonce: str, path: str = "") -> Talk:
+    return Talk(name, at, _ask(form, host, _words(nonce), path), nonce, group=form)
 
 
 def _words(nonce: str) -> bytes:
@@ -237,7 +242,7 @@ def _strays(bench: Bench, operation: talks.Conversations) -> list[tuple[str, Hea
     internet = bench.backend.internet
     allowed, forbidden = internet.addresses_of(ALLOWED), internet.addresses_of(FORBIDDEN)
     names = {talk.nonce.encode(): talk.name for talk in operation.talks}
-    series = operation.talks[0].nonce[:24].encode()
+    series = operation.talks[-1].nonce[:24].encode()
     strays = []
     for record in talks.news(bench.evidence):
         found = re.search(series + rb"\w{8}", record.payload.lower())
