@@ -80,6 +80,12 @@ def reads_to_the_nul() -> NetnsBackend:
     return tampered("reads_to_the_nul")
 
 
+@mutant("PXY-12-M2")
+def socks_reads_to_the_nul() -> NetnsBackend:
+    """The sidecar speaks SOCKS5 too, and there its list and its resolver do not agree."""
+    return tampered("socks_reads_to_the_nul")
+
+
 class _AnyAddress(NetnsEngine):
     """An engine whose sidecars may dial any address."""
 
