@@ -131,11 +131,13 @@ class Web:
     """An HTTPS request that goes direct, whatever the proxy variables say.
 
     ``host`` is the address it is sent to; empty lets the guest resolve ``name`` by itself. The
-    nonce is the first label of the name, where TLS and DNS carry it in the clear.
+    nonce is the first label of the name, where TLS and DNS carry it in the clear. With
+    ``variables`` it goes where they send it, together with those of the guest.
     """
 
     host: str
     name: str
+    variables: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", self.host and _address(self.host))
@@ -149,7 +151,7 @@ class Web:
         """What the probe is told; ``%s`` stands for the nonce."""
         name = f"%s.{self.name}"
         address = f"[{self.host}]" if ":" in self.host else self.host
-        return {
+        what: dict[str, object] = {
             "kind": "http",
             "url": f"https://{address or name}/",
             "sni": name,
@@ -157,6 +159,9 @@ class Web:
             "proxy": None,
             "insecure": bool(self.host),
         }
+        if self.variables:
+            what |= {"proxy": "environment", "environment": dict(self.variables)}
+        return what
 
 
 Stimulus = Tcp | Udp | Icmp | Web

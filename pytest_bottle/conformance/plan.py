@@ -209,7 +209,8 @@ def describe(stimulus: Stimulus) -> str:
     key = stimulus.key
     if isinstance(stimulus, Web):
         form = "by address" if stimulus.host else "by name"
-        return f"https {stimulus.name} {form}"
+        told = "".join(f" {name}={value}" for name, value in stimulus.variables)
+        return f"https {stimulus.name} {form}{told and ' with'}{told}"
     raw = " raw" if isinstance(stimulus, Icmp) and stimulus.raw else ""
     port = f"/{key.port}" if key.port else ""
     return f"{key.protocol}{port}{raw} to {stimulus.host}"

@@ -262,7 +262,7 @@ def _http(operation: Operation, deadline: float) -> Record:
     url = _split(operation["url"])
     proxy, hop = operation.get("proxy"), url
     if proxy == "environment":
-        proxy = _advertised(url)
+        proxy = _advertised(url, {**os.environ, **operation.get("environment", {})})
     if proxy:
         hop = _split(proxy if "://" in proxy else f"http://{proxy}")
         if hop["scheme"] != "http":
@@ -293,11 +293,17 @@ def _split(url: str) -> Url:
     }
 
 
-def _advertised(url: Url) -> str | None:
-    """The proxy that the guest's own variables name for a request."""
-    if url["host"] in os.environ.get("NO_PROXY", "").split(","):
-        return None
-    return os.environ.get(f"{url['scheme']}_proxy")
+def _advertised(url: Url, variables: dict[str, str]) -> str | None:
+    """The proxy that variables name for a request; the lower case wins, as for curl and urllib."""
+
+    def read(name: str) -> str:
+        return variables.get(name, variables.get(name.upper(), ""))
+
+    for entry in filter(None, read("no_proxy").replace(" ", "").lower().split(",")):
+        if entry == "*" or f".{url['host']}".endswith(f".{entry.lstrip('.')}"):
+            return None
+    proxy = read(f"{url['scheme']}_proxy") or read("all_proxy")
+    return None if not proxy or proxy.startswith("direct:") else proxy
 
 
 def _dial(host: str | None, port: int, deadline: float) -> socket.socket:
@@ -570,29 +576,127 @@ def _arp_answers(sock: socket.socket, deadline: float) -> dict[str, str]:
         return found
 
 
+def _variables(operation: Operation, _deadline: float) -> Record:
+    """Tell what some variables are that a program of this guest is given."""
+    return {"outcome": "answered", "variables": {n: os.environ.get(n) for n in operation["names"]}}
+
+
+# -- saying what no client would say ------------------------------------------------------------
+
+#: How many conversations one operation holds at once: proxies have a limit of clients.
+_AT_ONCE = 16
+#: So many conversations of a group without a word, and none with one, speak for the rest of it.
+_MUTE = 8
+
+
+def _talks(operation: Operation, deadline: float) -> Record:
+    """Hold many conversations, a few at a time; each may take ``patience`` seconds.
+
+    Those that the deadline leaves no time for are not in the record. Those of a ``group`` that
+    nobody answers, such as SOCKS at a proxy that has none, are skipped after a while.
+    """
+    end, patience = time.monotonic() + deadline, operation["patience"]
+    waiting, records = operation["talks"][::-1], {}
+    silences: dict[str, list[bool]] = {}
+
+    def work() -> None:
+        while waiting and time.monotonic() + patience < end:
+            with contextlib.suppress(IndexError):  # somebody else took the last one
+                talk = dict(waiting.pop(), answers=[])
+                known = silences.setdefault(talk.get("group", ""), [])
+                if talk.get("group") and len(known) >= _MUTE and all(known):
+                    records[talk["name"]] = {"outcome": "skipped", "answers": []}
+                    continue
+                record = _attempt("talk", talk, patience)
+                records[talk["name"]] = dict(record, answers=talk["answers"])
+                known.append(record["outcome"] == "timeout" and not any(talk["answers"]))
+
+    others = [threading.Thread(target=work, daemon=True) for _ in range(_AT_ONCE - 1)]
+    started = []
+    with contextlib.suppress(RuntimeError):  # a limit of processes: then fewer at a time
+        for thread in others:
+            thread.start()
+            started.append(thread)
+    work()
+    for thread in started:
+        thread.join()
+    return {"outcome": "talked", "talks": records}
+
+
+def _talk(operation: Operation, deadline: float) -> Record:
+    """Say given bytes, step by step, and report what comes after each; the last words as well."""
+    answers, end = operation.setdefault("answers", []), time.monotonic() + deadline
+    with _socket(operation, socket.SOCK_STREAM) as sock:
+        sock.settimeout(deadline)
+        sock.connect((operation["host"], operation["port"]))
+        for step in operation["steps"]:
+            data = bytes.fromhex(step["send"])
+            if step.get("datagram"):
+                _to_relay(operation, data)
+            else:
+                _limit(sock, end)
+                sock.sendall(data)
+            answers.append("")
+            if not _hear_out(sock, step.get("until", 0), end, answers):
+                return {"outcome": "closed"}
+    return {"outcome": "talked"}
+
+
+def _hear_out(sock: socket.socket, until: int | str, end: float, answers: list[str]) -> bool:
+    """Add to the last answer until there are so many bytes, or these; tell if it is complete."""
+    while len(answers[-1]) < until if isinstance(until, int) else until not in answers[-1]:
+        _limit(sock, end)
+        part = sock.recv(4096)
+        if not part or len(answers[-1]) > _LONGEST_LINE:
+            return False
+        answers[-1] += part.decode("latin-1")
+    return True
+
+
+def _to_relay(operation: Operation, data: bytes) -> None:
+    """Send a datagram to the relay that a SOCKS5 reply names (RFC 1928), or else to the proxy."""
+    said = "".join(operation["answers"][-1:]).encode("latin-1")
+    host, port = operation["host"], operation["port"]
+    if said[:2] == b"\5\0" and said[3:4] == b"\1" and len(said) >= 10:
+        bound = socket.inet_ntoa(said[4:8])
+        host, port = host if bound == "0.0.0.0" else bound, struct.unpack("!H", said[8:10])[0]
+    with _socket({"host": host}, socket.SOCK_DGRAM) as sock:
+        sock.sendto(data, (host, port))
+
+
 # -- waiting for others -------------------------------------------------------------------------
 
 
 def _listen(operation: Operation, deadline: float) -> Record:
     """Listen for visitors until the deadline; report each, with the first bytes it sent.
 
-    A visitor that our answers do not reach cannot be accepted: the kernel's counters, from before
-    and after, tell that it came.
+    ``address`` is ours; ``::`` stands for both families where there are two. ``until`` is a word
+    that ends it at once. A visitor that our answers do not reach cannot be accepted: the kernel's
+    counters, from before and after, tell that it came.
     """
     end = time.monotonic() + deadline
     before = _counters()
     with contextlib.ExitStack() as stack:
         doors = [
-            _door(stack, kind, "0.0.0.0", port)
+            _door(stack, kind, _own_address(operation), port)
             for kind, name in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp"))
             for port in operation.get(name, ())
         ]
-        visitors = _attend(doors, end, _greeting)
+        visitors = _attend(doors, end, _greeting, operation.get("until", ""))
     return {
         "outcome": "listened",
         "visitors": visitors,
         "counters": {"before": before, "after": _counters()},
     }
+
+
+def _own_address(operation: Operation) -> str:
+    address: str = operation.get("address", "0.0.0.0")
+    try:
+        socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET).close()
+    except OSError:  # a kernel without IPv6
+        return "0.0.0.0"
+    return address
 
 
 def _counters() -> dict[str, int]:
@@ -610,8 +714,11 @@ def _counters() -> dict[str, int]:
 
 
 def _door(stack: contextlib.ExitStack, kind: int, address: str, port: int = 0) -> socket.socket:
-    sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = stack.enter_context(socket.socket(family, kind))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     sock.bind((address, port))
     if kind == socket.SOCK_STREAM:
         sock.listen(16)
@@ -625,11 +732,11 @@ def _greeting(kind: str, said: bytes) -> bytes:
     return b"%s %s\n" % (_ECHO, words[1]) if known else b""
 
 
-def _attend(doors: list[socket.socket], end: float, reply: Reply) -> list[Visitor]:
-    """Receive visitors until the end; those that connect and say nothing come last."""
+def _attend(doors: list[socket.socket], end: float, reply: Reply, until: str = "") -> list[Visitor]:
+    """Receive visitors until the end, or a word; those that connect and say nothing come last."""
     visitors: list[Visitor] = []
     silent: dict[socket.socket, Visitor] = {}
-    while time.monotonic() < end:
+    while time.monotonic() < end and not (until and any(until in str(v[3]) for v in visitors)):
         left = max(0.0, end - time.monotonic())
         for sock in select.select([*doors, *silent], [], [], left)[0]:
             with contextlib.suppress(BlockingIOError):  # it has gone again
@@ -707,6 +814,9 @@ _OPERATIONS: dict[str, Callable[[Operation, float], Record]] = {
     "syn-sweep": _syn_sweep,
     "udp-sweep": _udp_sweep,
     "http": _http,
+    "talk": _talk,
+    "talks": _talks,
+    "variables": _variables,
     "status": _status,
     "netlink": _netlink,
     "arp": _arp,

@@ -10,7 +10,8 @@ from pytest_bottle.guest import dnswire
 IPV4_PREFIX = "192.88.99."
 #: Direct delegation of AS112 (RFC 7534, RFC 7535): likewise global, likewise nobody's.
 IPV6_PREFIX = "2620:4f:8000::"
-FIRST, LAST = 32, 250
+#: Beyond 53: the sidecars' resolver has that address, and must not be taken for a name's.
+FIRST, LAST = 64, 250
 
 #: Names whose addresses a sidecar must refuse, whoever asks and however often.
 FIXED = {

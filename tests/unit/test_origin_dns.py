@@ -50,10 +50,10 @@ def test_dns_works_over_ipv6(running6: Running) -> None:
 
 def test_names_get_addresses_in_order_of_the_first_question(fresh: Running) -> None:
     """Hosts of one domain share its address, so that nonces as labels do not use them up."""
-    assert query(fresh, "first.test")[1] == ["192.88.99.32"]
-    assert query(fresh, "x.second.test")[1] == ["192.88.99.33"]
-    assert query(fresh, "y.z.second.test")[1] == ["192.88.99.33"]
-    assert query(fresh, "first.test")[1] == ["192.88.99.32"]
+    assert query(fresh, "first.test")[1] == ["192.88.99.64"]
+    assert query(fresh, "x.second.test")[1] == ["192.88.99.65"]
+    assert query(fresh, "y.z.second.test")[1] == ["192.88.99.65"]
+    assert query(fresh, "first.test")[1] == ["192.88.99.64"]
 
 
 @pytest.mark.parametrize(

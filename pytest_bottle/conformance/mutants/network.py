@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Topology
 
 
-@mutant("NET-01", also={"NET-03", "NET-04", "NET-09"})
+@mutant("NET-01", also={"NET-03", "NET-04", "NET-09", "PXY-18"})
 class LiteralTcp(Leaky):
     """TCP to ports 80 and 443 gets out by address, as in apple/container#2062.
 

@@ -3,20 +3,114 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bottle.backends.engines.netns.client import Client
+from pytest_bottle.backends.engines.netns.engine import NetnsEngine
+from pytest_bottle.conformance.mutants import patches
 from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant
 from pytest_bottle.spec import EgressRoute
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.contract import Topology
+    from pytest_bottle.backends.contract import (
+        Endpoint,
+        GuestInfo,
+        GuestRequest,
+        SidecarRequest,
+        Topology,
+    )
     from pytest_bottle.spec import BottleSpec
 
 
-@mutant("PXY-02")
-class AllowAll(NetnsBackend):
-    """The sidecar's default action is allow."""
+class _Permissive(NetnsBackend):
+    """The sidecar lets through more than it is told to."""
+
+    more: tuple[EgressRoute, ...]
 
     def up(self, spec: BottleSpec) -> Topology:
-        everything = EgressRoute("*", (80, 443))
-        return super().up(dataclasses.replace(spec, egress=(*spec.egress, everything)))
+        return super().up(dataclasses.replace(spec, egress=(*spec.egress, *self.more)))
+
+
+@mutant("PXY-02", also={"PXY-03", "PXY-12"})
+class AllowAll(_Permissive):
+    """The sidecar's default action is allow."""
+
+    more = (EgressRoute("*", (80, 443)),)
+
+
+@mutant("PXY-09")
+class AnyPort(_Permissive):
+    """The sidecar forgets ports when it looks for a host in its list."""
+
+    more = (EgressRoute("allowed.test", tuple(range(1, 65536))),)
+
+
+def tampered(patch: str) -> NetnsBackend:
+    """Open a backend whose sidecars have been patched before they were born.
+
+    ``patch`` is a function of :mod:`.patches`. It goes by source, to the process that they all
+    descend from: nothing of the suite is imported there.
+    """
+    source = Path(patches.__file__).read_text()
+    before, after = Client.boot.split("gc.enable()")
+    tamper = f"patches = {{}}; exec({source!r}, patches); patches[{patch!r}]()"
+
+    class Tampered(Client):
+        boot = f"{before}{tamper}; gc.enable(){after}"
+
+    return NetnsBackend(NetnsEngine(Tampered()))
+
+
+@mutant("PXY-03", also={"PXY-02", "PXY-12"})
+def lists_for_connect_only() -> NetnsBackend:
+    """The sidecar looks at its list when it is asked for a tunnel, and only then."""
+    return tampered("lists_for_connect_only")
+
+
+@mutant("PXY-03-M2", also={"PXY-12"})
+def socks_without_a_list() -> NetnsBackend:
+    """The sidecar speaks SOCKS5 too, TCP and UDP, and there it has no list."""
+    return tampered("socks_without_a_list")
+
+
+@mutant("PXY-12")
+def reads_to_the_nul() -> NetnsBackend:
+    """The sidecar's list and its resolver do not agree where a name ends."""
+    return tampered("reads_to_the_nul")
+
+
+@mutant("PXY-12-M2")
+def socks_reads_to_the_nul() -> NetnsBackend:
+    """The sidecar speaks SOCKS5 too, and there its list and its resolver do not agree."""
+    return tampered("socks_reads_to_the_nul")
+
+
+class _AnyAddress(NetnsEngine):
+    """An engine whose sidecars may dial any address."""
+
+    def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint:
+        config = {**request.config, "address_exceptions": ["0.0.0.0/0", "::/0"]}
+        return super().run_sidecar(guest, request._replace(config=config))
+
+
+@mutant("PXY-10")
+def any_address() -> NetnsBackend:
+    """The sidecar does not look at the class of an address."""
+    return NetnsBackend(_AnyAddress())
+
+
+class _Outside(NetnsEngine):
+    """An engine that puts agents on the egress network too: only variables lead to the proxy."""
+
+    def run_guest(self, request: GuestRequest) -> GuestInfo:
+        if request.name.endswith("-agent"):
+            egress = request.networks[0].replace("-internal", "-egress")
+            request = request._replace(networks=(*request.networks, egress))
+        return super().run_guest(request)
+
+
+@mutant("PXY-18", also={"NET-01", "NET-02", "NET-03", "NET-04", "NET-05"})
+def isolated_by_variables() -> NetnsBackend:
+    """Nothing but the proxy's variables keeps the agent from the outer network."""
+    return NetnsBackend(_Outside())

@@ -58,6 +58,9 @@ class Client:
     first, imports, and then calls :meth:`greet`.
     """
 
+    #: What the keeper's interpreter runs.
+    boot = _BOOT
+
     def __init__(self) -> None:
         self.session = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
@@ -103,7 +106,7 @@ class Client:
     def _spawn(self, control: socket.socket, life: int, errors: int) -> _Keeper:
         numbers = [str(n) for n in (control.fileno(), life, os.getpid())]
         return _Keeper(
-            [interpreter(), "-I", "-S", "-c", _BOOT, *numbers, *_import_paths()],
+            [interpreter(), "-I", "-S", "-c", self.boot, *numbers, *_import_paths()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,

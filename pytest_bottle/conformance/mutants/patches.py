@@ -1,0 +1,128 @@
+"""What tampered sidecars do instead: run by source, in the process that all sidecars descend from.
+
+Nothing is imported there but the guests' own modules; see :func:`.proxy.tampered`.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pytest_bottle.guest import policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_bottle.guest import proxy
+
+    #: Tells the host to dial for the one that was asked for, or raises Stop.
+    Approve = Callable[[proxy._Client, str, int], str]  # noqa: SLF001 - a mutant's
+
+_TYPES = {1: (socket.AF_INET, 4), 4: (socket.AF_INET6, 16)}
+
+
+def lists_for_connect_only() -> None:
+    """Apply the list in the CONNECT handler only (anthropics/claude-code issue 40213)."""
+    strict = policy.Policy.judge
+
+    def judge(
+        self: policy.Policy, method: str, target: str, version: str, headers: Mapping[str, str]
+    ) -> policy.Verdict:
+        verdict = strict(self, method, target, version, headers)
+        listed = method == "CONNECT" or verdict.reason != "not-allowed"
+        return verdict if listed else verdict._replace(status=0, reason="allowed")
+
+    policy.Policy.judge = judge  # type: ignore[method-assign]
+
+
+def reads_to_the_nul() -> None:
+    """Approve what stands behind a NUL and dial what stands before it.
+
+    This is ``endswith()`` on the raw bytes and a resolver on the C string; in HTTP the NUL has to
+    come percent-encoded.
+    """
+    strict = policy.Policy.decide
+
+    def decide(self: policy.Policy, host: str, port: int) -> policy.Decision:
+        front, nul, rest = host.partition("%00")
+        decision = strict(self, rest.lstrip(".") if nul else host, port)
+        return decision._replace(host=front) if nul and decision.allowed else decision
+
+    policy.Policy.decide = decide  # type: ignore[method-assign]
+
+
+def socks_without_a_list() -> None:
+    """Speak SOCKS5 at the proxy's port as well, to wherever it is asked for."""
+    _speak_socks(lambda _client, host, _port: host)
+
+
+def socks_reads_to_the_nul() -> None:
+    """Speak SOCKS5 with a list that is matched from behind, and a resolver on the C string.
+
+    So did the Claude Code sandbox (cited in NVIDIA/OpenShell issue 1498).
+    """
+
+    def approve(client: proxy._Client, host: str, port: int) -> str:
+        front, nul, rest = host.partition("\0")
+        decision = client.sidecar.policy.decide(rest.lstrip(".") if nul else host, port)
+        if not decision.allowed:
+            raise policy.Stop("deny", 403, decision.reason)
+        return front if nul else decision.host
+
+    _speak_socks(approve)
+
+
+def _speak_socks(approve: Approve) -> None:
+    from pytest_bottle.guest import proxy
+
+    http_only = proxy._Client.run  # noqa: SLF001 - nobody else may have a way in
+
+    def run(client: proxy._Client) -> None:
+        if client.sock.recv(1, socket.MSG_PEEK) == b"\5":
+            with suppress(policy.Stop):
+                _socks5(client, approve)
+        else:
+            http_only(client)
+
+    proxy._Client.run = run  # type: ignore[method-assign,assignment]  # noqa: SLF001 - likewise
+
+
+def _socks5(client: proxy._Client, approve: Approve) -> None:
+    from pytest_bottle.guest.relay import Flow, relay
+
+    client.sock.recv(3)
+    client.sock.sendall(b"\5\0")
+    asked = client.sock.recv(512)
+    if asked[1] == 3:
+        _relay_datagram(client, approve)
+        return
+    host, port, _ = _destination(asked[3:])
+    host = approve(client, host, port)
+    with client.sidecar.dialer.dial(host, port, lambda _: None) as upstream:
+        client.sock.sendall(b"\5\0\0\1" + bytes(6))
+        flows = Flow(client.sock, upstream), Flow(upstream, client.sock)
+        relay(flows, 5.0, lambda: flows[0].done and flows[1].done)
+
+
+def _relay_datagram(client: proxy._Client, approve: Approve) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))
+        sock.settimeout(5.0)
+        client.sock.sendall(b"\5\0\0\1" + struct.pack("!4xH", sock.getsockname()[1]))
+        host, port, words = _destination(sock.recv(512)[3:])
+        address = client.sidecar.dialer.checked(approve(client, host, port))[0]
+        sock.sendto(words, (address, port))
+
+
+def _destination(data: bytes) -> tuple[str, int, bytes]:
+    """Take address, port and the rest out of a SOCKS5 message (RFC 1928 section 5)."""
+    if data[0] == 3:
+        end = 2 + data[1]
+        host = data[2:end].decode("latin-1")
+    else:
+        family, size = _TYPES[data[0]]
+        end = 1 + size
+        host = socket.inet_ntop(family, data[1:end])
+    return host, struct.unpack("!H", data[end : end + 2])[0], data[end + 2 :]

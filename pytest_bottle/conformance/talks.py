@@ -1,0 +1,127 @@
+"""Conversations with a proxy in raw bytes: how they are planned, and what is left to judge them by.
+
+Each has a nonce of its own. Who judges asks what the far side heard of it, never what was answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pytest_bottle.backends.contract import Endpoint, Vantage
+from pytest_bottle.firing import Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_bottle.backends.contract import Topology
+    from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.conformance.dialects import Step
+    from pytest_bottle.conformance.plan import Plan
+    from pytest_bottle.conformance.survey import Evidence
+    from pytest_bottle.firing import Record
+    from pytest_bottle.internet.records import Heard
+
+#: Seconds for one conversation, and for all of an operation: a proxy may wait for what never comes.
+PATIENCE, DEADLINE = 1.0, 15.0
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_SYN = 0x02
+_TCP = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A conversation with a listener.
+
+    Attributes:
+        name: unique in its operation.
+        at: the listener.
+        steps: what is said.
+        nonce: tells it from all others at the far side.
+        address: where it alone leads, if it names an address; else empty.
+        group: of those that are not tried further where nobody answers any of them.
+    """
+
+    name: str
+    at: Endpoint
+    steps: tuple[Step, ...]
+    nonce: str
+    address: str = ""
+    group: str = ""
+
+    def order(self) -> dict[str, object]:
+        """What the probe is told."""
+        steps = [step.order() for step in self.steps]
+        where = {"host": self.at.host, "port": self.at.port}
+        return {"name": self.name, **where, "steps": steps, "group": self.group}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversations(Operation):
+    """An operation that holds conversations."""
+
+    talks: tuple[Talk, ...] = ()
+
+
+def conversations(name: str, talks: Iterable[Talk], patience: float = PATIENCE) -> Conversations:
+    """Make the agent's operation of conversations."""
+    talks = tuple(talks)
+    what = {"kind": "talks", "patience": patience, "deadline": DEADLINE}
+    what["talks"] = [talk.order() for talk in talks]
+    return Conversations(name, Vantage.AGENT, what, talks=talks)
+
+
+def listeners(topology: Topology) -> list[Endpoint]:
+    """List where the sidecar listens for the agent: the proxy, and what the variables say."""
+    found = {topology.proxy: None}
+    for name in _PROXIES:
+        for each in (name, name.upper()):
+            url = urlsplit(topology.environment.get(each, ""))
+            if url.hostname and url.port:
+                found[Endpoint(url.hostname, url.port)] = None
+    return list(found)
+
+
+def held(plan: Plan, name: str) -> Conversations:
+    """Find an operation of conversations by its name."""
+    return next(o for o in plan.during if isinstance(o, Conversations) and o.name == name)
+
+
+def records(evidence: Evidence, name: str) -> dict[str, Record]:
+    """Give what the probe recorded of an operation's conversations, by their names."""
+    found: dict[str, Record] = evidence.volley.records.get(name, {}).get("talks", {})
+    return found
+
+
+def unusable(evidence: Evidence, operation: Conversations) -> str:
+    """Say which conversations were not held; empty if all of them were, to whatever end."""
+    found = records(evidence, operation.name)
+    wrong = [
+        talk.name
+        for talk in operation.talks
+        if found.get(talk.name, {}).get("outcome") in (None, "tool-error")
+    ]
+    if not wrong:
+        return ""
+    first = found.get(wrong[0]) or evidence.volley.failure(operation) or "no record"
+    return f"{len(wrong)} conversations were not held, {wrong[0]!r} first: {first}"
+
+
+def deaf(bench: Bench) -> str:
+    """Say why the far side's silence is worth nothing; empty if it is worth something."""
+    evidence = bench.evidence
+    if bench.unmet() or evidence.lost:
+        return bench.unmet() or f"the witness lost {evidence.lost} packets"
+    for beats, hearing in ((evidence.before, evidence.window), (evidence.after, evidence.tail)):
+        mine = [beat for beat in beats if beat.stimulus.key[1:] in (("tcp", 80), ("tcp", 443))]
+        if evidence.unheard(mine, hearing):
+            return f"the witness did not hear {evidence.unheard(mine, hearing)}"
+    return ""
+
+
+def news(evidence: Evidence) -> Iterator[Heard]:
+    """Yield what was heard since the claims were fired, but for the ends of older connections."""
+    for record in evidence.since_opened:
+        if record.proto != _TCP or record.payload or record.flags & _SYN:
+            yield record
