@@ -30,11 +30,14 @@ class Bench:
     Args:
         backend: the subject.
         timeout: seconds for each step of the bottle's way up.
+        spec: the bottle to judge, instead of one that says nothing but the timeout.
     """
 
-    def __init__(self, backend: Backend, timeout: float = 30.0) -> None:
+    def __init__(
+        self, backend: Backend, timeout: float = 30.0, spec: BottleSpec | None = None
+    ) -> None:
         self.backend = backend
-        self.spec = BottleSpec(timeout=timeout)
+        self.spec = spec or BottleSpec(timeout=timeout)
         self.topology = backend.up(self.spec)
         self._sibling: Topology | None = None
         self._evidence: Evidence | None = None
