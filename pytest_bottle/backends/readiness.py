@@ -10,7 +10,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pytest_bottle.errors import BringUpError, ConfigurationError, TransportError
+from pytest_bottle.errors import BringUpError, ConfigurationError, DeadlineError, TransportError
 from pytest_bottle.waiting import AllOf, AnyOf, Condition, Exec, File, Http, Log, Port
 
 if TYPE_CHECKING:
@@ -90,13 +90,16 @@ def wait(part: Part, condition: Condition, timeout: float) -> None:
     Raises:
         BringUpError: the part's command has ended, or the time is over.
     """
-    started, pause, seen = time.monotonic(), _FIRST, "nothing yet"
+    started, pause, seen = time.monotonic(), _FIRST, ""
     while True:
         left = started + timeout - time.monotonic()
         end = part.engine.ended(part.guest)
         if end is None and left > 0:
-            seen = _look(part, condition, left)
-            end = part.engine.ended(part.guest, min(pause, max(left, 0.0)) if seen else 0.0)
+            try:
+                seen = _look(part, condition, left)
+            except DeadlineError:  # the time was over in the middle of it: the one before counts
+                seen = seen or "the first look took too long"
+            end = part.engine.ended(part.guest, min(pause, left) if seen else 0.0)
             if end is None and not seen:
                 return
         waited = time.monotonic() - started
@@ -151,6 +154,8 @@ def _look(part: Part, condition: Condition, left: float) -> str:
         return "; ".join(seen)
     try:
         return _look_at(part, condition, left)
+    except DeadlineError:
+        raise
     except TransportError as error:
         return f"{error.what}: {error.seen}"
 
