@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,3 +202,17 @@ def test_links_are_followed_inside(small: Path) -> None:
     assert not Path(resolve(str(small), "/bin/up/passwd")).exists()
     with pytest.raises(OSError, match=r"symbolic links|loop"):
         os.stat(resolve(str(small), "/loop/x"))
+
+
+def test_a_socket_in_the_folder_is_out_of_reach(bottle: Bottle, folder: Path) -> None:
+    """A UNIX socket that a program of the machine's listens on there answers no guest."""
+    script = "import socket; socket.socket(socket.AF_UNIX).connect('/srv/door')"
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(folder / "srv/door"))
+        (folder / "srv/door").chmod(0o777)
+        door.listen()
+        with socket.socket(socket.AF_UNIX) as here:
+            here.connect(str(folder / "srv/door"))
+        result = bottle.agent.run(bottle.topology.python, "-c", script)
+
+    assert "ConnectionRefusedError" in result.err

@@ -35,7 +35,8 @@ class Subnet(NamedTuple):
         except OSError:
             raise ValueError(text) from None
         bits = int(length)
-        if not length.isascii() or not 0 <= bits <= 32 or base & ((1 << (32 - bits)) - 1):
+        plain = length.isascii() and length.isdecimal()
+        if not plain or bits > 32 or base & ((1 << (32 - bits)) - 1):
             raise ValueError(text)
         return cls(base, bits)
 
@@ -87,8 +88,9 @@ def check(wanted: Iterable[tuple[str, str]]) -> None:
     asked = [(where, text) for where, text in wanted if text]
     if not asked:
         return
-    in_use = dict.fromkeys(machine_networks(), "a network of this machine")
-    in_use |= {Subnet.parse(text): what for text, what in _RESERVED.items()}
+    in_use = {Subnet.parse(text): what for text, what in _RESERVED.items()}
+    for network in machine_networks():
+        in_use.setdefault(network, "a network of this machine")
     for where, text in asked:
         subnet = _read(where, text)
         for other, what in in_use.items():
