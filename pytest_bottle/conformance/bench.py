@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
@@ -58,13 +59,13 @@ class Bench:
     def sibling(self) -> Topology:
         """A second bottle of the same backend, brought up when a check first asks for it."""
         if self._sibling is None:
-            self._sibling = self.backend.up(self.spec)
+            self._sibling = self.backend.up(twin(self.spec))
         return self._sibling
 
     @contextlib.contextmanager
     def another(self, spec: BottleSpec | None = None) -> Iterator[Topology]:
         """Lend out a bottle for one check alone, which may break it."""
-        topology = self.backend.up(spec or self.spec)
+        topology = self.backend.up(twin(spec or self.spec))
         try:
             yield topology
         finally:
@@ -194,6 +195,12 @@ class Bench:
         info = self.backend.describe()
         mutant = f" (mutant {info.mutant})" if info.mutant else ""
         return f"backend {info.name}{mutant}, bottle {self.topology.id}"
+
+
+def twin(spec: BottleSpec) -> BottleSpec:
+    """Leave out of a specification what a second bottle beside the first cannot have as well."""
+    publish = spec.publish and replace(spec.publish, address=None, machine_port=0)
+    return replace(spec, publish=publish, internal_subnet="", egress_subnet="")
 
 
 def _leaked(one: Judged) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_bottle.backends.contract import Vantage
 from pytest_bottle.backends.engines.netns import subnets
+from pytest_bottle.backends.engines.netns.canary import WILDCARD_PORT
 from pytest_bottle.backends.engines.netns.subnets import Subnet
 from pytest_bottle.bottle import Bottle
 from pytest_bottle.errors import BringUpError, ConfigurationError
@@ -82,6 +83,17 @@ def reach(guest: object, topology: Topology, host: str, port: int) -> str:
     return str(guest.run(*argv).out)  # type: ignore[attr-defined]
 
 
+def test_the_host_is_as_far_from_them_as_from_others(netns: NetnsBackend, custom: Bottle) -> None:
+    """What a service of the host's answers to an agent does not depend on who chose the subnet."""
+    with Bottle(netns, BottleSpec()) as other:
+        other.guest(Vantage.HOST).run("true")  # its canaries are there from then on
+        seen = [
+            reach(one.agent, one.topology, one.topology.internal.gateway, WILDCARD_PORT)
+            for one in (custom, other)
+        ]
+    assert seen[0] == seen[1]
+
+
 def test_subnets_come_back(netns: NetnsBackend) -> None:
     """A subnet can be had again as soon as its bottle is down, and its rules are gone with it."""
     before = netns.inventory()
@@ -105,14 +117,20 @@ def test_subnets_come_back(netns: NetnsBackend) -> None:
         ("239.1.0.0/16", "multicast"),
     ],
 )
-@pytest.mark.parametrize("where", ["internal_subnet", "egress_subnet"])
-def test_a_subnet_in_use(netns: NetnsBackend, where: str, subnet: str, seen: str) -> None:
-    """What the engine, the lab or the protocol needs itself is refused, with nothing made."""
-    before = netns.inventory()
+def test_what_is_in_use_is_refused(subnet: str, seen: str) -> None:
+    """What the engine, the lab or the protocol needs itself is refused by name."""
     with pytest.raises(ConfigurationError, match="in use") as caught:
-        netns.up(BottleSpec(**{where: subnet}))  # type: ignore[arg-type]
-    assert caught.value.where == f"{where}: {subnet}"
+        subnets.check([("networks.egress", ""), ("networks.internal", subnet)])
+    assert caught.value.where == f"networks.internal: {subnet}"
     assert seen in caught.value.seen
+
+
+@pytest.mark.parametrize("where", ["internal_subnet", "egress_subnet"])
+def test_a_refused_subnet_makes_nothing(netns: NetnsBackend, where: str) -> None:
+    """A bottle that asks for one of the engine's own subnets never begins."""
+    before = netns.inventory()
+    with pytest.raises(ConfigurationError, match="in use"):
+        netns.up(BottleSpec(**{where: "10.86.3.0/24"}))  # type: ignore[arg-type]
     assert netns.inventory() == before
 
 
@@ -123,18 +141,19 @@ def test_a_subnet_in_use(netns: NetnsBackend, where: str, subnet: str, seen: str
         *("fd00::/64", "10.99/16", "ten", " 10.99.0.0/24", "10.99.0.0/+24", "10.99.0.0/2_4"),
     ],
 )
-def test_no_subnet_at_all(netns: NetnsBackend, text: str) -> None:
+def test_no_subnet_at_all(text: str) -> None:
     """What is no IPv4 network, has host bits or a size out of range is refused as such."""
     with pytest.raises(ConfigurationError, match="cannot be read") as caught:
-        netns.up(BottleSpec(egress_subnet=text))
+        subnets.check([("networks.egress", text)])
     assert caught.value.seen == repr(text)
 
 
-def test_the_bottle_s_own_two_must_differ(netns: NetnsBackend) -> None:
+def test_the_bottle_s_own_two_must_differ() -> None:
     """One subnet inside the other is refused."""
+    wanted = [("networks.internal", "10.99.0.0/16"), ("networks.egress", "10.99.7.0/24")]
     with pytest.raises(ConfigurationError, match="in use") as caught:
-        netns.up(BottleSpec(internal_subnet="10.99.0.0/16", egress_subnet="10.99.7.0/24"))
-    assert "internal_subnet" in caught.value.seen
+        subnets.check(wanted)
+    assert "this bottle's own networks.internal" in caught.value.seen
 
 
 def test_another_bottle_s_subnet(netns: NetnsBackend, custom: Bottle) -> None:
@@ -148,7 +167,7 @@ def test_another_bottle_s_subnet(netns: NetnsBackend, custom: Bottle) -> None:
     assert custom.agent.fetch("http://allowed.test/").status == 200
 
 
-def test_the_machine_s_networks_are_known(netns: NetnsBackend) -> None:
+def test_the_machine_s_networks_are_known() -> None:
     """A network of this machine is refused, even a part of one."""
     reserved = [Subnet.parse(text) for text in subnets._RESERVED]
     own = [
@@ -161,7 +180,7 @@ def test_the_machine_s_networks_are_known(netns: NetnsBackend) -> None:
     part = f"{own[0].address(0)}/29"
 
     with pytest.raises(ConfigurationError, match="in use") as caught:
-        netns.up(BottleSpec(internal_subnet=part))
+        subnets.check([("networks.internal", part)])
 
     assert "a network of this machine" in caught.value.seen
 

@@ -96,9 +96,8 @@ class NetnsEngine:
                 )
         if spec.rootfs:
             rootfs.check(spec.rootfs)
-        subnets.check(
-            (("internal_subnet", spec.internal_subnet), ("egress_subnet", spec.egress_subnet))
-        )
+        wanted = {"internal": spec.internal_subnet, "egress": spec.egress_subnet}
+        subnets.check((f"networks.{name}", text) for name, text in wanted.items())
 
     def python(self, spec: BottleSpec) -> str:
         """The interpreter that runs us, at the same path in every guest; or the rootfs's own."""
