@@ -349,7 +349,8 @@ class GuestRequest(NamedTuple):
     ``resolver`` is the DNS server that its own programs ask; an isolated guest has none.
     ``timeout`` is how many seconds it may take to start.
     ``rootfs`` is the folder of this machine that its file system is made of, where an engine can do
-    that; empty for the engine's own.
+    that; empty for the engine's own. All guests of a bottle are made of the same, the reference
+    sidecar's too: one interpreter serves at every vantage point (:attr:`Topology.python`).
     """
 
     name: str

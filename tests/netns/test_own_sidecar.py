@@ -359,6 +359,20 @@ def test_nobody_waits_for_a_slow_one(netns: NetnsBackend) -> None:
         netns.down(coming.result())
 
 
+def test_the_reference_sidecar_on_another_port(netns: NetnsBackend) -> None:
+    """The port is the reference sidecar's as well: the agent's variables name it."""
+    with Bottle(netns, BottleSpec(sidecar=SidecarSpec(port=3128))) as bottle:
+        assert bottle.agent.run("printenv", "http_proxy").out.endswith(":3128")
+        assert bottle.agent.fetch("http://allowed.test/").status == 200
+
+
+@pytest.mark.parametrize(("user", "uid"), [("agent", b"1000\n"), ("root", b"0\n")])
+def test_the_agent_s_command_has_a_user(netns: NetnsBackend, user: str, uid: bytes) -> None:
+    """The agent's own command runs as whom the bottle says."""
+    with Bottle(netns, BottleSpec(command=("sh", "-c", "id -u; sleep 99"), user=user)) as bottle:
+        assert netns.logs(bottle.topology) == {"agent output": uid}
+
+
 # -- its published port ------------------------------------------------------------------------
 
 ECHO = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bottle.backends.contract import Vantage
+from pytest_bottle.backends.contract import GuestRequest, Vantage
 from pytest_bottle.backends.engines.netns import subnets
 from pytest_bottle.backends.engines.netns.canary import WILDCARD_PORT
 from pytest_bottle.backends.engines.netns.subnets import Subnet
@@ -154,6 +154,23 @@ def test_the_bottle_s_own_two_must_differ() -> None:
     with pytest.raises(ConfigurationError, match="in use") as caught:
         subnets.check(wanted)
     assert "this bottle's own networks.internal" in caught.value.seen
+
+
+def test_a_small_subnet_is_full(netns: NetnsBackend) -> None:
+    """In a /29 five guests have room beside the gateway; the sixth is refused, and no more."""
+    engine = netns.netns
+    network = engine.create_network("small", internal=True, subnet="10.96.0.0/29")
+    names = [f"small-{number}" for number in range(6)]
+    try:
+        guests = [engine.run_guest(GuestRequest(name, ("small",), name)) for name in names[:5]]
+        with pytest.raises(BringUpError, match="no address left") as caught:
+            engine.run_guest(GuestRequest(names[5], ("small",), names[5]))
+    finally:
+        engine.remove_guests(names)
+        engine.delete_networks(["small"])
+    assert network.gateway == "10.96.0.1"
+    assert [guest.addresses["small"] for guest in guests] == [f"10.96.0.{n}" for n in range(2, 7)]
+    assert caught.value.seen == "5 guests"
 
 
 def test_another_bottle_s_subnet(netns: NetnsBackend, custom: Bottle) -> None:

@@ -258,7 +258,8 @@ class Fabric:
 
     def _require_free(self, network: Network) -> None:
         for other in (*self.networks.values(), *self._retired):
-            if network.custom and network.ipv4_net.overlaps(other.ipv4_net):
+            custom = network.custom or other.custom
+            if custom and network.ipv4_net.overlaps(other.ipv4_net):
                 raise Refused(
                     what="a subnet is in use",
                     where=f"{network.name}: {network.subnet}",
