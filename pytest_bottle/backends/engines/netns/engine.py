@@ -270,6 +270,8 @@ class NetnsEngine:
 
     def close(self, *, keep: bool = False) -> str:
         """End the session, or leave it running and say how to enter and remove it."""
+        while self._commands:
+            self._commands.popitem()[1].close()
         if not keep:
             self._lab.close()
             self.client.close()
