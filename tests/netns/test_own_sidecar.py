@@ -229,12 +229,11 @@ def test_a_file_that_cannot_be_written(netns: NetnsBackend, path: str) -> None:
         BottleSpec(image="alpine"),
         BottleSpec(sidecar=SidecarSpec(image="squid")),
         sidecar(LISTEN, files={"proxy.conf": ""}),
-        sidecar(LISTEN, user="nobody"),
         sidecar(LISTEN, wait=AllOf((Port(), Log("(")))),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(netns: NetnsBackend, spec: BottleSpec) -> None:
-    """An image, a relative path, a third user and a broken pattern: refused with nothing made."""
+    """An image, a relative path and a broken pattern: refused with nothing made."""
     before = netns.inventory()
     with pytest.raises(ConfigurationError):
         netns.up(spec)
