@@ -56,16 +56,22 @@ class Bench:
         return self.backend.describe().features - self.topology.lacks
 
     @property
+    def spare(self) -> BottleSpec:
+        """What a further bottle is: networks and published address are the backend's choice."""
+        port = self.spec.publish and replace(self.spec.publish, address=None, machine_port=0)
+        return replace(self.spec, publish=port, internal_subnet="", egress_subnet="")
+
+    @property
     def sibling(self) -> Topology:
         """A second bottle of the same backend, brought up when a check first asks for it."""
         if self._sibling is None:
-            self._sibling = self.backend.up(twin(self.spec))
+            self._sibling = self.backend.up(self.spare)
         return self._sibling
 
     @contextlib.contextmanager
     def another(self, spec: BottleSpec | None = None) -> Iterator[Topology]:
         """Lend out a bottle for one check alone, which may break it."""
-        topology = self.backend.up(twin(spec or self.spec))
+        topology = self.backend.up(spec or self.spare)
         try:
             yield topology
         finally:
@@ -195,12 +201,6 @@ class Bench:
         info = self.backend.describe()
         mutant = f" (mutant {info.mutant})" if info.mutant else ""
         return f"backend {info.name}{mutant}, bottle {self.topology.id}"
-
-
-def twin(spec: BottleSpec) -> BottleSpec:
-    """Leave out of a specification what a second bottle beside the first cannot have as well."""
-    publish = spec.publish and replace(spec.publish, address=None, machine_port=0)
-    return replace(spec, publish=publish, internal_subnet="", egress_subnet="")
 
 
 def _leaked(one: Judged) -> bool:

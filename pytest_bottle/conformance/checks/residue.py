@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature
-from pytest_bottle.conformance.bench import twin
 from pytest_bottle.conformance.registry import Severity, Witness, check
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 def normal_end_leaves_nothing(bench: Bench) -> str:
     """The host's inventory after teardown equals the one before."""
     before = bench.backend.inventory()
-    topology = bench.backend.up(twin(bench.spec))
+    topology = bench.backend.up(bench.spare)
     try:
         there = bench.backend.inventory() - before
     finally:
