@@ -12,15 +12,19 @@ import json
 import threading
 from typing import TYPE_CHECKING
 
+from pytest_bottle.backends import own_sidecar, readiness
 from pytest_bottle.backends.contract import (
     Endpoint,
+    Feature,
+    ForwardRequest,
     GuestRequest,
     SidecarRequest,
     Topology,
     User,
     Vantage,
 )
-from pytest_bottle.errors import ConfigurationError, TransportError
+from pytest_bottle.errors import BringUpError, ConfigurationError, TransportError
+from pytest_bottle.spec import BottleSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,10 +39,10 @@ if TYPE_CHECKING:
         Resource,
     )
     from pytest_bottle.internet.contract import Internet
-    from pytest_bottle.spec import BottleSpec
+    from pytest_bottle.spec import PublishedPort
 
-#: Where the sidecar listens for the agent: bot-bottle's egress port.
-PROXY_PORT = 9099
+#: The bottle's own host, as engines call it.
+HOST = "host"
 #: The resolver that the reference sidecar asks; any address answers in the lab.
 RESOLVER = Endpoint("192.88.99.53", 53)
 #: Where programs look for the authorities they trust, each in its own variable.
@@ -52,6 +56,9 @@ _TRUST = dict.fromkeys(
     ),
     "/etc/ssl/certs/ca-certificates.crt",
 )
+#: How long the agent's own command must live to count as started, in seconds.
+_SETTLE = 0.25
+_VERSION = "import sys; print('new enough' if sys.version_info >= (3, 8) else sys.version)"
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _NO_PROXY = "localhost,127.0.0.1,::1"
 
@@ -84,17 +91,24 @@ class EngineBackend:
         Raises:
             BottleError: what the engine says.
         """
-        with self._lock:
-            name = f"b{next(self._numbers)}"
-            try:
-                return self._build(name, spec)
-            except BaseException:
+        if not spec.sidecar.is_reference:
+            own_sidecar.check(spec)
+        self.engine.check(spec)
+        name = f"b{next(self._numbers)}"
+        try:
+            with self._lock:
+                topology = self._build(name, spec)
+            self._complete(topology)
+        except BaseException:
+            with self._lock:
                 self._remove(name)
-                raise
+            raise
+        return topology
 
     def _build(self, name: str, spec: BottleSpec) -> Topology:
-        egress = self._network(name, "egress", internal=False)
-        internal = self._network(name, "internal", internal=True)
+        egress = self._network(name, "egress", spec.egress_subnet)
+        internal = self._network(name, "internal", spec.internal_subnet)
+        python = self.engine.python(spec)
         sidecar = self.engine.run_guest(
             GuestRequest(
                 f"{name}-sidecar",
@@ -103,17 +117,12 @@ class EngineBackend:
                 _TRUST,
                 resolver=RESOLVER.host,
                 timeout=spec.timeout,
+                rootfs=spec.rootfs,
             )
         )
-        proxy = Endpoint(sidecar.addresses[internal.name], PROXY_PORT)
-        assert spec.publish is not None
-        published = Endpoint(self._alias(name, spec), spec.publish.port)
-        machine = self.engine.run_sidecar(
-            sidecar.name,
-            SidecarRequest(
-                _proxy_config(spec), proxy, published, spec.publish.machine_port, spec.timeout
-            ),
-        )
+        proxy = Endpoint(sidecar.addresses[internal.name], spec.sidecar.port)
+        published = self._published(name, spec)
+        machine = self._serve(sidecar.name, spec, proxy, published)
         environment = {**_agent_environment(proxy), **spec.environment}
         agent = self.engine.run_guest(
             GuestRequest(
@@ -121,8 +130,8 @@ class EngineBackend:
                 (internal.name,),
                 f"{name}-agent",
                 environment,
-                spec.command,
                 timeout=spec.timeout,
+                rootfs=spec.rootfs,
             )
         )
         self._attached[name] = {Vantage.AGENT: agent, Vantage.SIDECAR: sidecar}
@@ -137,24 +146,107 @@ class EngineBackend:
             published=published,
             machine_published=machine,
             environment=environment,
-            python=self.engine.python,
+            python=python,
+            denial=spec.sidecar.denial,
+            lacks=_lacks(spec, published),
         )
 
-    def _network(self, bottle: str, role: str, *, internal: bool) -> NetworkInfo:
+    def _published(self, bottle: str, spec: BottleSpec) -> Endpoint | None:
+        """Where at the host a port is published: the user's own sidecar has to say which."""
+        publish = spec.publish
+        if publish is None or not (publish.target or spec.sidecar.is_reference):
+            return None
+        return Endpoint(self._alias(bottle, publish), publish.port)
+
+    def _serve(
+        self, guest: str, spec: BottleSpec, proxy: Endpoint, published: Endpoint | None
+    ) -> Endpoint | None:
+        """Run the reference sidecar, or publish a port of what will run instead."""
+        machine_port = 0 if spec.publish is None else spec.publish.machine_port
+        if spec.sidecar.is_reference:
+            request = SidecarRequest(
+                _proxy_config(spec), proxy, published, machine_port, spec.timeout
+            )
+            return self.engine.run_sidecar(guest, request)
+        if published is None or spec.publish is None:
+            return None
+        # As with a real engine's address translation, it must not matter what it listens on.
+        target = spec.publish.target
+        targets = (Endpoint("127.0.0.1", target), Endpoint(proxy.host, target))
+        return self.engine.forward(
+            guest, ForwardRequest(targets, published, machine_port, spec.timeout)
+        )
+
+    def _complete(self, topology: Topology) -> None:
+        """Start what runs in the guests, in this order; it may take its time, and nobody waits."""
+        spec = topology.spec
+        if spec.rootfs or spec.image:
+            self._try_python(topology)
+        if not spec.sidecar.is_reference:
+            part = self._part(topology)
+            own_sidecar.start(part, spec.sidecar.files)
+            readiness.wait(part, spec.sidecar.wait, spec.timeout)
+        if spec.command:
+            self._start_agent(topology)
+
+    def _part(self, topology: Topology) -> readiness.Part:
+        spec = topology.spec
+        return readiness.Part(
+            self.engine,
+            topology.sidecar.name,
+            topology.agent.name,
+            topology.proxy,
+            topology.python,
+            spec.sidecar.command,
+            spec.sidecar.user,
+            own_sidecar.variables(spec, topology.proxy, RESOLVER.host),
+        )
+
+    def _start_agent(self, topology: Topology) -> None:
+        """Run the agent's own command in the background; it must outlive its first moments."""
+        guest, command = topology.agent.name, topology.spec.command
+        self.engine.start(guest, command, user=topology.spec.user)
+        end = self.engine.ended(guest, _SETTLE)
+        if end is not None:
+            output = self.engine.output(guest)[-500:].decode(errors="replace")
+            raise BringUpError(
+                "a guest's command ended at once",
+                where=f"{guest}: {' '.join(command)}",
+                expected=f"a program that exists and runs for more than {_SETTLE:g} s",
+                seen=f"{end}; output: {output!r}",
+                next_step="give the agent a long-running command, or none",
+            )
+
+    def _try_python(self, topology: Topology) -> None:
+        """Make sure that the interpreter which somebody else put there can run the probe."""
+        seen, argv = "", (topology.python, "-I", "-S", "-c", _VERSION)
+        try:
+            result = self.engine.exec(topology.agent.name, argv)
+            seen = result.out if result.ok else result.err[-500:]
+        except TransportError as error:
+            seen = error.seen
+        if seen != "new enough":
+            raise BringUpError(
+                "the guests' Python cannot run the probe",
+                where=f"{topology.python} in {topology.agent.name}",
+                expected="Python 3.8 or newer, with its standard library",
+                seen=seen,
+            )
+
+    def _network(self, bottle: str, role: str, subnet: str) -> NetworkInfo:
         name = f"{bottle}-{role}"
         self._networks.setdefault(bottle, [])
-        network = self.engine.create_network(name, internal=internal)
+        network = self.engine.create_network(name, internal=role == "internal", subnet=subnet)
         self._networks[bottle].append(name)
         return network
 
-    def _alias(self, bottle: str, spec: BottleSpec) -> str:
+    def _alias(self, bottle: str, publish: PublishedPort) -> str:
         """Choose a loopback alias: what the specification says, or the first free one.
 
         bot-bottle's pool is 127.0.0.16 to .31 (S23); the spike's .31 comes first.
         """
-        assert spec.publish is not None
-        if spec.publish.address is not None:
-            return spec.publish.address
+        if publish.address is not None:
+            return publish.address
         pool = (f"127.0.{block}.{n}" for block in range(16) for n in range(31, 15, -1))
         taken = set(self._aliases.values())
         self._aliases[bottle] = next(alias for alias in pool if alias not in taken)
@@ -187,13 +279,15 @@ class EngineBackend:
     ) -> ExecResult:
         """Run a command at a vantage point."""
         guest, who = self._place(topology, vantage, user)
+        if guest == HOST and argv[0] == topology.python:  # the host is the engine's own, no guest
+            argv = (self.engine.python(BottleSpec()), *argv[1:])
         return self.engine.exec(
             guest, argv, stdin=stdin, user=who, environment=environment, timeout=timeout
         )
 
     def _place(self, topology: Topology, vantage: Vantage, user: User) -> tuple[str, str]:
         if vantage is Vantage.HOST:
-            return "host", user.value
+            return HOST, user.value
         if vantage in (Vantage.PRIVILEGED, Vantage.NEIGHBOUR):
             return self._guest(topology, vantage).name, "privileged"
         return self._guest(topology, vantage).name, user.value
@@ -215,12 +309,15 @@ class EngineBackend:
             return attached[vantage]
 
     def _attach(self, topology: Topology, vantage: Vantage) -> GuestInfo:
-        name = f"{topology.id}-{vantage.value}"
+        name, rootfs = f"{topology.id}-{vantage.value}", topology.spec.rootfs
         if vantage is Vantage.PRIVILEGED:
-            return self.engine.run_guest(GuestRequest(name, (topology.internal.name,), name))
-        if vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
             return self.engine.run_guest(
-                GuestRequest(name, (topology.egress.name,), name, _TRUST, resolver=RESOLVER.host)
+                GuestRequest(name, (topology.internal.name,), name, rootfs=rootfs)
+            )
+        if vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
+            networks = (topology.egress.name,)
+            return self.engine.run_guest(
+                GuestRequest(name, networks, name, _TRUST, RESOLVER.host, rootfs=rootfs)
             )
         raise ConfigurationError("nothing can be attached there", where=vantage.value)
 
@@ -233,7 +330,13 @@ class EngineBackend:
 
     def logs(self, topology: Topology) -> Mapping[str, bytes]:
         """Read what the bottle's own guests wrote: services' records and commands' output."""
-        return {"sidecar": self.engine.logs(topology.sidecar.name)}
+        sidecar, agent, spec = topology.sidecar.name, topology.agent.name, topology.spec
+        found = {"sidecar": self.engine.logs(sidecar)}
+        if not spec.sidecar.is_reference:
+            found["sidecar output"] = self.engine.output(sidecar)
+        if spec.command:
+            found["agent output"] = self.engine.output(agent)
+        return {part: text for part, text in found.items() if text}
 
     def fault(self, topology: Topology, fault: Fault) -> None:
         """Do harm to the sidecar."""
@@ -263,6 +366,13 @@ class EngineBackend:
     def close(self, *, keep: bool = False) -> str:
         """End the engine's session, or keep it and say how to enter it."""
         return self.engine.close(keep=keep)
+
+
+def _lacks(spec: BottleSpec, published: Endpoint | None) -> frozenset[Feature]:
+    """What a bottle does not have that others of its backend have."""
+    audited, seen = spec.sidecar.is_reference, published is not None
+    missing = {Feature.AUDIT: not audited, Feature.PUBLISH: not seen}
+    return frozenset(feature for feature, lacking in missing.items() if lacking)
 
 
 def _proxy_config(spec: BottleSpec) -> dict[str, object]:

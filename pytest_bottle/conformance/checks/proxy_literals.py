@@ -75,7 +75,7 @@ def inward_literals_are_refused(bench: Bench) -> str:
     addresses unless the bottle says so explicitly.
     """
     bench.backend.internet.listen(tcp=[_PORT])
-    with bench.another(_permissive(bench.spec)) as topology:
+    with bench.another(_permissive(bench.spare)) as topology:
         return _judge(bench, topology, _literals(bench, topology))
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def normal_end_leaves_nothing(bench: Bench) -> str:
     """The host's inventory after teardown equals the one before."""
     before = bench.backend.inventory()
-    topology = bench.backend.up(bench.spec)
+    topology = bench.backend.up(bench.spare)
     try:
         there = bench.backend.inventory() - before
     finally:

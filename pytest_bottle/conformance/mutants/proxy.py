@@ -89,7 +89,7 @@ def socks_reads_to_the_nul() -> NetnsBackend:
 class _AnyAddress(NetnsEngine):
     """An engine whose sidecars may dial any address."""
 
-    def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint:
+    def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint | None:
         config = {**request.config, "address_exceptions": ["0.0.0.0/0", "::/0"]}
         return super().run_sidecar(guest, request._replace(config=config))
 

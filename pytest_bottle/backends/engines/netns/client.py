@@ -35,6 +35,7 @@ _KINDS: dict[str, type[BottleError]] = {
     "network_add": BringUpError,
     "guest_add": BringUpError,
     "sidecar": BringUpError,
+    "forward": BringUpError,
     "exec": TransportError,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import threading
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -135,6 +136,42 @@ class Command:
             bytes(output["stderr"]),
             time.monotonic() - self._started,
         )
+
+
+class Running:
+    """A guest's own command, which nobody waits for: how it ended, once it has.
+
+    Args:
+        status: the reading end of its status pipe; ours to close.
+    """
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self._lock = threading.Lock()
+        self._end: str | None = None
+
+    def ended(self, timeout: float) -> str | None:
+        """Tell the end, such as ``exit 3``; None if it still runs after so many seconds."""
+        with self._lock:
+            if self._end is None and self._status >= 0:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(self._status, selectors.EVENT_READ)
+                    if selector.select(timeout):
+                        self._end = _end_of(read_status(os.read(self._status, 4096)))
+            return self._end
+
+    def close(self) -> None:
+        """Take no more interest in it."""
+        with self._lock:
+            if self._status >= 0:
+                os.close(self._status)
+                self._status = -1
+
+
+def _end_of(status: Message) -> str:
+    """Put an end into words; that of a server that is gone is empty."""
+    said = ", ".join(f"{key} {value}" for key, value in status.items())
+    return str(status.get("error") or said or "nobody knows how: the engine's server is gone")
 
 
 def read_status(raw: bytes) -> Message:

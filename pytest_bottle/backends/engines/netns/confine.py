@@ -72,6 +72,8 @@ TRUST_FILE: Final = f"{TRUST_FOLDER}/ca-certificates.crt"
 STATE: Final = "/server"
 #: What commands of users write; a file system of its own, so that it fills only itself.
 OUTPUT: Final = f"{STATE}/output"
+#: The mount points of a guest whose file system is a folder of the user's.
+SKELETON: Final = f"{STATE}/skeleton"
 #: This package, for the server and the lab to import the rest of itself from.
 CODE: Final = f"{STATE}/code"
 
@@ -198,27 +200,35 @@ def find_package_again() -> None:
 # -- one guest's file system ----------------------------------------------------
 
 
-def enter_root(name: str, identity: Identity, paths: Iterable[str]) -> None:
+def enter_root(
+    name: str, identity: Identity, paths: Iterable[str], rootfs: int | None = None
+) -> None:
     """Give the calling process, first of its PID namespace, a root of its own; name the host.
 
     Args:
         name: the guest's.
         identity: what it is called and whom it may ask.
         paths: the template's own trees; one below a private folder is mounted there again.
+        rootfs: a mount tree of the user's to be that root, instead of the template.
     """
     linux.unshare(linux.CLONE_NEWNS)
     root = "/mnt"
     private = _identity_files(name, identity)
-    tree = linux.clone_tree("/")
-    linux.protect_tree(tree, nodev=False)  # its /dev holds devices; all else is nodev already
-    linux.attach_tree(tree, root)
+    if rootfs is None:
+        tree = linux.clone_tree("/")
+        linux.protect_tree(tree, nodev=False)  # its /dev holds devices; all else is nodev already
+        linux.attach_tree(tree, root)
+    else:
+        _attach_rootfs(rootfs, root)
     trust = linux.clone_tree(f"{STATE}/trust")
     linux.protect_tree(trust)
     for path, source in private.items():
         linux.attach_tree(source, f"{root}{path}")
     linux.attach_tree(trust, f"{root}{TRUST_FOLDER}")
-    linux.unmount(f"{root}{STATE}")
-    covered = {path: linux.clone_tree(path) for path in paths if path.split("/")[1] in _PRIVATE}
+    covered = {}
+    if rootfs is None:
+        linux.unmount(f"{root}{STATE}")
+        covered = {path: linux.clone_tree(path) for path in paths if path.split("/")[1] in _PRIVATE}
     for folder, options in _PRIVATE.items():
         flags = linux.MS_NOSUID | linux.MS_NODEV
         linux.mount("tmpfs", f"{root}/{folder}", "tmpfs", flags, f"{options},size=256m")
@@ -233,6 +243,32 @@ def enter_root(name: str, identity: Identity, paths: Iterable[str]) -> None:
     _mount_proc(root)
     linux.pivot_root(root)
     socket.sethostname(identity.hostname)
+
+
+def _attach_rootfs(rootfs: int, root: str) -> None:
+    """Mount a folder of the user's, with our mount points over it, whatever it has itself.
+
+    A read-only overlay needs no file of the folder changed or owned. What is mounted below the
+    folder is not shown.
+    """
+    linux.protect_tree(rootfs)
+    linux.attach_tree(rootfs, root)
+    flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount("bottle", root, "overlay", flags, f"lowerdir={SKELETON}:{root}")
+    devices = linux.clone_tree("/dev")
+    linux.protect_tree(devices, nodev=False)
+    linux.attach_tree(devices, f"{root}/dev")
+    linux.mount("proc", f"{root}/proc", "proc", _NO_EXTRAS)
+
+
+def make_skeleton() -> None:
+    """Make the mount points that a guest on a folder of the user's needs, once."""
+    if os.path.isdir(SKELETON):
+        return
+    for name in ("proc", "sys", "dev", TRUST_FOLDER[1:], *_PRIVATE):
+        os.makedirs(f"{SKELETON}/{name}", exist_ok=True)
+    for name in ("hosts", "hostname", "resolv.conf"):
+        _write(f"{SKELETON}/etc/{name}", b"")
 
 
 def _identity_files(name: str, identity: Identity) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import select
 import socket
 import uuid
 from typing import TYPE_CHECKING
@@ -18,19 +17,24 @@ from pytest_bottle.backends.contract import (
     NetworkInfo,
     Resource,
 )
+from pytest_bottle.backends.engines.netns import rootfs, subnets
 from pytest_bottle.backends.engines.netns.client import Client, interpreter
-from pytest_bottle.backends.engines.netns.command import Command, read_status
-from pytest_bottle.errors import BackendUnavailableError, BringUpError
+from pytest_bottle.backends.engines.netns.command import Command, Running
+from pytest_bottle.errors import BackendUnavailableError, BringUpError, ConfigurationError
 from pytest_bottle.internet.hermetic import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_bottle.backends.contract import ExecResult, GuestRequest, SidecarRequest
+    from pytest_bottle.backends.contract import (
+        ExecResult,
+        ForwardRequest,
+        GuestRequest,
+        SidecarRequest,
+    )
+    from pytest_bottle.spec import BottleSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: How long a guest's own command must live to count as started, in seconds.
-_SETTLE = 0.25
 _HOMES = {"agent": "/home/agent", "root": "/root", "privileged": "/root"}
 
 
@@ -56,6 +60,7 @@ class NetnsEngine:
         self.client = client or Client()
         self.client.greet()
         self._environments: dict[str, Mapping[str, str]] = {}
+        self._commands: dict[str, Running] = {}
         #: The bridge in H of each network, by the network's name.
         self.bridges: dict[str, str] = {}
         self._lab_awaited = False
@@ -77,14 +82,30 @@ class NetnsEngine:
         """The lab."""
         return self._lab
 
-    @property
-    def python(self) -> str:
-        """The interpreter that runs us, at the same path in every guest."""
-        return interpreter()
+    def check(self, spec: BottleSpec) -> None:
+        """Refuse images, a folder that is no root file system, and subnets that are in use."""
+        for where, image in (("image", spec.image), ("sidecar.image", spec.sidecar.image)):
+            if image:
+                raise ConfigurationError(
+                    "netns has no images",
+                    where=where,
+                    expected="no image: netns makes guests of this machine's own programs",
+                    seen=repr(image),
+                    next_step="use rootfs, a folder with the image's files; or a backend that has "
+                    "images",
+                )
+        if spec.rootfs:
+            rootfs.check(spec.rootfs)
+        wanted = {"internal": spec.internal_subnet, "egress": spec.egress_subnet}
+        subnets.check((f"networks.{name}", text) for name, text in wanted.items())
 
-    def create_network(self, name: str, *, internal: bool) -> NetworkInfo:
+    def python(self, spec: BottleSpec) -> str:
+        """The interpreter that runs us, at the same path in every guest; or the rootfs's own."""
+        return rootfs.find_python(spec.rootfs) if spec.rootfs else interpreter()
+
+    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> NetworkInfo:
         """Make a bridge in H."""
-        answer, _ = self.client.call("network_add", name=name, internal=internal)
+        answer, _ = self.client.call("network_add", name=name, internal=internal, subnet=subnet)
         self.bridges[name] = answer["bridge"]
         return NetworkInfo(name, internal, answer["subnet"], answer["gateway"])
 
@@ -101,64 +122,73 @@ class NetnsEngine:
             hostname=request.hostname,
             resolver=request.resolver,
             timeout=request.timeout,
+            rootfs=request.rootfs,
         )
         self._environments[request.name] = request.environment
         if self._lab_awaited:  # a sidecar is of use when what it leads to is there
             self._lab.origin.ping()
             self._lab_awaited = False
-        if request.command:
-            try:
-                self._start_command(request)
-            except BaseException:
-                self.remove_guests([request.name])
-                raise
         return GuestInfo(
             request.name, {cable["network"]: cable["ipv4"] for cable in answer["cables"]}
         )
 
-    def _start_command(self, request: GuestRequest) -> None:
-        """Run a guest's own command in the background; it must outlive its first moments."""
+    def start(
+        self,
+        guest: str,
+        argv: Sequence[str],
+        *,
+        user: str = "agent",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run a guest's own command, its output into a file of the server's."""
         status_read, status_write = os.pipe()
-        with contextlib.ExitStack() as stack:
-            stack.callback(os.close, status_read)
-            output = self._log(request.name, output=True)
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            theirs = (nothing, output, output, status_write)
-            try:
-                self._exec(request.name, request.command, "agent", {}, uuid.uuid4().hex, theirs)
-            finally:
-                for fd in set(theirs):
-                    os.close(fd)
-            if not select.select([status_read], [], [], _SETTLE)[0]:
-                return
-            raise BringUpError(
-                "a guest's command ended at once",
-                where=f"{request.name}: {' '.join(request.command)}",
-                expected=f"a program that exists and runs for more than {_SETTLE:g} s",
-                seen=_last_words(os.read(status_read, 4096), self.output(request.name)),
-                next_step="give the agent a long-running command, or none",
-            )
+        output = self._log(guest, output=True)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        theirs = (nothing, output, output, status_write)
+        self._commands[guest] = Running(status_read)
+        try:
+            self._exec(guest, argv, user, environment or {}, uuid.uuid4().hex, theirs)
+        finally:
+            for fd in set(theirs):
+                os.close(fd)
+
+    def ended(self, guest: str, timeout: float = 0.0) -> str | None:
+        """Tell how a guest's own command ended, by its status pipe."""
+        return self._commands[guest].ended(timeout)
 
     def remove_guests(self, names: Sequence[str]) -> None:
         """Kill the guests' first processes; the kernel takes the rest."""
         self.client.call("guest_remove", names=list(names))
         for name in names:
             self._environments.pop(name, None)
+            if name in self._commands:
+                self._commands.pop(name).close()
 
-    def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint:
+    def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint | None:
         """Fork the reference sidecar off the server; publish by inherited sockets."""
+        self._lab_awaited = True
+        if request.publish is None:
+            self._order("sidecar", [], guest, request)
+            return None
         with _machine_listener(request.machine_port) as machine:
-            self.client.call(
-                "sidecar",
-                [machine.fileno()],
-                guest=guest,
-                config=request.config,
-                listen=[request.listen.host, request.listen.port],
-                publish=[[request.publish.host, request.publish.port]],
-                timeout=request.timeout,
-            )
-            self._lab_awaited = True
+            self._order("sidecar", [machine.fileno()], guest, request)
             return Endpoint(*machine.getsockname())
+
+    def forward(self, guest: str, request: ForwardRequest) -> Endpoint:
+        """Fork a forwarder off the server, likewise."""
+        with _machine_listener(request.machine_port) as machine:
+            self._order("forward", [machine.fileno()], guest, request)
+            return Endpoint(*machine.getsockname())
+
+    def _order(
+        self,
+        part: str,
+        machine: Sequence[int],
+        guest: str,
+        request: SidecarRequest | ForwardRequest,
+    ) -> None:
+        fields = {"guest": guest, "publish": [request.publish] if request.publish else []}
+        self.client.call(part, machine, **{**request._asdict(), **fields})
 
     def exec(
         self,
@@ -240,6 +270,8 @@ class NetnsEngine:
 
     def close(self, *, keep: bool = False) -> str:
         """End the session, or leave it running and say how to enter and remove it."""
+        while self._commands:
+            self._commands.popitem()[1].close()
         if not keep:
             self._lab.close()
             self.client.close()
@@ -252,12 +284,6 @@ class NetnsEngine:
         enter = f"nsenter --preserve-credentials --user={owner} -m -n -p -i -u -t {{}} sh"
         lines = [f"enter {name}: {enter.format(pid)}" for name, pid in sorted(pids.items())]
         return "\n".join([*lines, f"remove all of it: kill {self.client.keeper_pid}"])
-
-
-def _last_words(status: bytes, output: bytes) -> str:
-    said = read_status(status)
-    end = said.get("error") or ", ".join(f"{key} {value}" for key, value in said.items())
-    return f"{end}; output: {output[-500:].decode(errors='replace')!r}"
 
 
 def _pid_of(pidfd: int) -> int:

@@ -23,13 +23,11 @@ from pytest_bottle.backends.engines.netns.rtnetlink import (
     Netlink,
     Rule,
 )
+from pytest_bottle.backends.engines.netns.subnets import EGRESS_POOL, INTERNAL_POOL, Subnet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: Every internal network is a /24 of the first, every egress network a /24 of the second.
-INTERNAL_POOL: Final = "10.86.0.0/16"
-EGRESS_POOL: Final = "10.87.0.0/16"
 _LAB_V4, _HOST_V4 = "198.18.0.1", "198.18.0.2"
 _LAB_V6, _HOST_V6 = "fd87:ffff::1", "fd87:ffff::2"
 #: Settings that a new namespace may inherit from the machine and that would decide verdicts.
@@ -110,39 +108,50 @@ def sysctl(name: str, value: str) -> None:
 
 
 class Network(NamedTuple):
-    """A network of the engine: a bridge in H."""
+    """A network of the engine: a bridge in H.
+
+    Attributes:
+        number: of the bridge, and in the IPv6 prefix; of the default subnet too.
+        taken: host numbers, by guest.
+        ipv4_net: the IPv4 subnet; ``custom`` says that it was asked for.
+    """
 
     name: str
     internal: bool
     number: int
     bridge: str
     taken: dict[str, int]
+    ipv4_net: Subnet
+    custom: bool = False
 
     @property
     def subnet(self) -> str:
         """The IPv4 subnet, in CIDR form."""
-        return f"{self._prefix}.0/24"
+        return str(self.ipv4_net)
 
     @property
     def gateway(self) -> str:
         """The bridge's own IPv4 address."""
-        return f"{self._prefix}.1"
-
-    @property
-    def _prefix(self) -> str:
-        return f"10.{86 if self.internal else 87}.{self.number}"
+        return self.ipv4(1)
 
     def allot(self, guest: str) -> int:
         """Give a guest the lowest free host number."""
-        number = next((n for n in range(2, 255) if n not in self.taken.values()), None)
+        last = self.ipv4_net.size - 1  # the broadcast address
+        number = next((n for n in range(2, last) if n not in self.taken.values()), None)
         if number is None:
-            raise Refused(what="there is no address left", where=self.subnet, seen="253 guests")
+            raise Refused(
+                what="there is no address left", where=self.subnet, seen=f"{last - 2} guests"
+            )
         self.taken[guest] = number
         return number
 
     def ipv4(self, number: int) -> str:
         """The IPv4 address of a host number."""
-        return f"{self._prefix}.{number}"
+        return self.ipv4_net.address(number)
+
+    def cidr(self, number: int) -> str:
+        """The IPv4 address of a host number, with the subnet's length."""
+        return f"{self.ipv4(number)}/{self.ipv4_net.bits}"
 
     def ipv6(self, number: int) -> str | None:
         """The IPv6 address of a host number; an internal network has none."""
@@ -169,6 +178,8 @@ class Fabric:
         self.host = Namespace(home)
         self.networks: dict[str, Network] = {}
         self._retired: list[Network] = []
+        #: The rules in H that keep bottles apart.
+        self._walls: list[Rule] = []
         self._dying: set[str] = set()
         self._uplink()
 
@@ -210,7 +221,7 @@ class Fabric:
         """Tell whether no subnet is left, for now."""
         return not self._free_numbers(internal=internal)
 
-    def add_network(self, name: str, *, internal: bool) -> Network:
+    def add_network(self, name: str, *, internal: bool, subnet: str = "") -> Network:
         """Make a bridge in H, with the gateway's address on it."""
         kind = "int" if internal else "egr"
         number = next(iter(self._free_numbers(internal=internal)), None)
@@ -222,21 +233,68 @@ class Fabric:
                 seen="all of them are taken",
                 next_step="close bottles that are not needed any more",
             )
-        network = Network(name, internal, number, f"{kind}{number}", {})
+        own = Subnet.parse(subnet or f"10.{86 if internal else 87}.{number}.0/24")
+        network = Network(name, internal, number, f"{kind}{number}", {}, own, bool(subnet))
+        self._require_free(network)
         netlink = self.host.netlink
         netlink.bridge(network.bridge, self.host.index())
         if internal:
             self.host.sysctls({f"net/ipv6/conf/{network.bridge}/disable_ipv6": "1"})
         else:
             netlink.address(network.bridge, f"{network.ipv6(1)}/64")
-            for pool in (INTERNAL_POOL, EGRESS_POOL):
-                netlink.rule(Rule(100, FR_ACT_PROHIBIT, iif=network.bridge, to=pool))
-        netlink.address(network.bridge, f"{network.gateway}/24")
+        walls = self._walls_of(network)
+        for rule in walls:
+            netlink.rule(rule)
+        self._walls += walls
+        netlink.address(network.bridge, network.cidr(1))
         netlink.up(network.bridge)
+        if network.custom:
+            self.lab.netlink.route(network.subnet, via=_HOST_V4)
+            self.lab.netlink.flush()
         forwarding = "0" if internal else "1"
         self.host.sysctls({f"net/ipv4/conf/{network.bridge}/forwarding": forwarding})
         self.networks[name] = network
         return network
+
+    def _require_free(self, network: Network) -> None:
+        for other in (*self.networks.values(), *self._retired):
+            custom = network.custom or other.custom
+            if custom and network.ipv4_net.overlaps(other.ipv4_net):
+                raise Refused(
+                    what="a subnet is in use",
+                    where=f"{network.name}: {network.subnet}",
+                    expected="a subnet that overlaps no other network",
+                    seen=f"{other.subnet}: network {other.name} of another bottle",
+                    next_step="one bottle at a time can have it; leave it out and the engine finds "
+                    "a free one",
+                )
+
+    def _walls_of(self, network: Network) -> list[Rule]:
+        """What H has to refuse on account of a new network.
+
+        What comes from an egress bridge is refused every network of the engine, what comes from the
+        lab every internal one. The pools stand for all that were not asked for by subnet.
+        """
+        others = [known for known in self.networks.values() if known is not network]
+        pairs = []
+        if not network.internal:
+            custom = [known.subnet for known in (*others, network) if known.custom]
+            pairs += [(network.bridge, to) for to in (INTERNAL_POOL, EGRESS_POOL, *custom)]
+        if network.custom:
+            pairs += [(known.bridge, network.subnet) for known in others if not known.internal]
+            pairs += [("up0", network.subnet)] if network.internal else []
+        return [Rule(100, FR_ACT_PROHIBIT, iif=bridge, to=to) for bridge, to in pairs]
+
+    def _take_walls_down(self, network: Network) -> None:
+        own = (network.bridge, network.subnet)
+        gone = [rule for rule in self._walls if rule.iif == own[0] or rule.to == own[1]]
+        for rule in gone:
+            self._walls.remove(rule)
+            self.host.netlink.delete_rule(rule)
+        self.host.netlink.flush()
+        if network.custom:
+            self.lab.netlink.delete_route(network.subnet)
+            self.lab.netlink.flush()
 
     def retire_network(self, name: str) -> Network:
         """Take a network out of use; its bridge is the caller's to delete (:func:`demolish`).
@@ -246,12 +304,7 @@ class Fabric:
         network = self.networks[name]
         if network.taken:
             raise OSError(16, f"network {name} still has guests: {', '.join(network.taken)}")
-        if not network.internal:
-            for pool in (INTERNAL_POOL, EGRESS_POOL):
-                self.host.netlink.delete_rule(
-                    Rule(100, FR_ACT_PROHIBIT, iif=network.bridge, to=pool)
-                )
-            self.host.netlink.flush()
+        self._take_walls_down(network)
         del self.networks[name]
         self._retired.append(network)
         return network
@@ -306,7 +359,8 @@ class Fabric:
         if without_v6:
             space.sysctls({f"net/ipv6/conf/{name}/disable_ipv6": "1" for name in without_v6})
         for cable in cables:
-            netlink.address(cable.device, f"{cable.ipv4}/24")
+            network = self.networks[cable.network]
+            netlink.address(cable.device, f"{cable.ipv4}/{network.ipv4_net.bits}")
             if cable.ipv6 is not None:
                 netlink.address(cable.device, f"{cable.ipv6}/64")
             netlink.up(cable.device)

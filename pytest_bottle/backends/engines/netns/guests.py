@@ -23,7 +23,7 @@ AGENT, ROOT, PRIVILEGED = "agent", "root", "privileged"
 HOST = "host"
 PLACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
 _PRIVILEGES = frozenset({linux.CAP_NET_ADMIN, linux.CAP_NET_RAW})
-_SLEEP = "/usr/bin/sleep" if os.path.exists("/usr/bin/sleep") else "/bin/sleep"
+_SLEEPS = ("/usr/bin/sleep", "/bin/sleep")
 
 
 class Guest(NamedTuple):
@@ -135,8 +135,12 @@ class Guests:
         hostname: str,
         resolver: str | None,
         timeout: float,
+        rootfs: int | None = None,
     ) -> Guest:
-        """Start a guest: a network namespace, cables, a file system, an idle first process."""
+        """Start a guest: a network namespace, cables, a file system, an idle first process.
+
+        The file system is the template's, or the mount tree ``rootfs``, which stays open here.
+        """
         if name in self._guests:
             raise Refused(what="a guest of this name exists", where=name)
         space = Namespace(self._home)
@@ -144,7 +148,7 @@ class Guests:
         try:
             cables = self._fabric.attach(name, space, networks)
             identity = _identity(hostname, cables, resolver)
-            self._guests[name] = self._start(name, identity, space, cables, timeout)
+            self._guests[name] = self._start(name, identity, space, cables, timeout, rootfs)
         except BaseException:
             self._fabric.release(name, cables)
             space.close()
@@ -158,13 +162,15 @@ class Guests:
         space: Namespace,
         cables: list[Attachment],
         timeout: float = STARTUP,
+        rootfs: int | None = None,
     ) -> Guest:
         ready = Ready()
+        trees = () if rootfs is None else (rootfs,)
         linux.unshare(linux.CLONE_NEWPID)
         try:
             pid = self._children.fork(
-                (ready.write, space.fd, *self._users.files),
-                lambda: self._be_first(name, identity, space, ready.write),
+                (ready.write, space.fd, *self._users.files, *trees),
+                lambda: self._be_first(name, identity, space, ready.write, rootfs),
             )
         finally:
             linux.setns(self._home_pid, linux.CLONE_NEWPID)
@@ -180,16 +186,22 @@ class Guests:
         return Guest(name, os.pidfd_open(pid), pid, space, cables)
 
     def _be_first(
-        self, name: str, identity: confine.Identity, space: Namespace, ready: int
+        self,
+        name: str,
+        identity: confine.Identity,
+        space: Namespace,
+        ready: int,
+        rootfs: int | None,
     ) -> None:
         try:
             linux.setns(space.fd, linux.CLONE_NEWNET)
             linux.unshare(linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
-            confine.enter_root(name, identity, self._paths)
+            confine.enter_root(name, identity, self._paths, rootfs)
             self._users.become(AGENT)
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # survives the exec: the kernel reaps
             # An exec sheds this server's memory, which others in the guest could read.
-            os.execve(_SLEEP, ["sleep", "2147483647"], {})
+            sleep = next(filter(os.path.exists, _SLEEPS), _SLEEPS[0])
+            os.execve(sleep, ["sleep", "2147483647"], {})
         except OSError as error:
             os.write(ready, str(error).encode())
 

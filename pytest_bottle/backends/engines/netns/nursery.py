@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import confine, linux
-from pytest_bottle.backends.engines.netns.children import be_quiet
+from pytest_bottle.backends.engines.netns.children import STARTUP, be_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +28,13 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
     """Fork sidecars and origins on request until the server closes the line.
 
     Args:
-        requests: the line to the server; see :func:`order_sidecar` and :func:`order_origin`.
+        requests: the line to the server; see :func:`order`, :func:`order_tree` and
+            :func:`order_origin`.
         become_root: take the ids of the namespace's root, once the imports are done.
         seccomp: the guests' filter.
     """
     linux.set_name("bottle-nursery")
-    from pytest_bottle.guest import proxy  # noqa: F401 - it is inherited by every sidecar
+    from pytest_bottle.guest import forward, proxy  # noqa: F401 - every sidecar inherits them
     from pytest_bottle.internet import origin  # noqa: F401
 
     become_root()
@@ -42,6 +43,9 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
     with suppress(_wire.Closed):
         while True:
             request, files = _wire.receive(requests)
+            if request["be"] == "tree":
+                _hand_tree(requests, request["path"])
+                continue
             try:
                 linux.setns(files[0], linux.CLONE_NEWPID)
                 if os.fork() == 0:
@@ -53,10 +57,9 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
                 os.close(fd)
 
 
-def order_sidecar(
+def order(
     line: socket.socket,
-    config: dict[str, object],
-    listen: list[object],
+    request: _wire.Message,
     *,
     guest: int,
     user_namespace: int,
@@ -64,20 +67,44 @@ def order_sidecar(
     log: int,
     published: list[int],
 ) -> None:
-    """Ask for a sidecar.
+    """Ask for a sidecar, or for a forwarder.
 
     Args:
         line: to the nursery.
-        config: the proxy's.
-        listen: address and port towards the agent.
+        request: ``be`` names which; a sidecar has a ``config`` and an address and port to
+            ``listen`` on towards the agent, a forwarder ``targets``, addresses and ports.
         guest: a pidfd of the guest's first process.
         user_namespace: the one to live in.
         ready: a pipe to say ``ready`` on, or why not.
         log: takes the audit record.
         published: listening sockets of the published port.
     """
-    request: _wire.Message = {"be": "sidecar", "config": config, "listen": listen}
     _wire.send(line, request, (guest, user_namespace, ready, log, *published))
+
+
+def order_tree(line: socket.socket, path: str) -> int:
+    """Ask for the mount tree of a folder as the machine has it; returns an open file.
+
+    Raises:
+        OSError: the guests' user cannot get at it.
+        _wire.Closed: the nursery is gone.
+    """
+    answer, files = _wire.call(line, {"be": "tree", "path": path}, timeout=STARTUP)
+    if "error" in answer:
+        raise OSError(answer["error"])
+    return files[0]
+
+
+def _hand_tree(line: socket.socket, path: str) -> None:
+    try:
+        os.listdir(path)  # to find it is not enough: the guests have to read it
+        linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+        tree = linux.clone_tree(path)
+    except OSError as error:
+        _wire.send(line, {"error": f"{error.strerror}: {error.filename or path}"})
+        return
+    _wire.send(line, {"ok": True}, (tree,))
+    os.close(tree)
 
 
 def order_origin(
@@ -112,7 +139,9 @@ def _become(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
         be_quiet()
         confine.close_all_but((0, 1, 2, last_words, *files))
         linux.set_name(f"bottle-{request['be']}")
-        run = _be_sidecar if request["be"] == "sidecar" else _be_origin
+        run = {"sidecar": _be_sidecar, "forwarder": _be_forwarder, "origin": _be_origin}[
+            request["be"]
+        ]
         run(request, files, seccomp)
     except (OSError, ValueError) as error:
         os.write(last_words, f"{error}\n".encode())
@@ -137,6 +166,23 @@ def _be_sidecar(request: _wire.Message, files: list[int], seccomp: bytes) -> Non
         os.close(fd)
     status = [socket.socket(fileno=fd) for fd in published]
     proxy.serve(config, [listener], status, Audit(log))
+
+
+def _be_forwarder(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
+    from pytest_bottle.guest import forward
+
+    guest, user_namespace, ready, log, *published = files
+    try:
+        linux.setns(guest, _PLACES)
+        confine.harden(user_namespace, seccomp)
+    except OSError as error:
+        os.write(ready, str(error).encode())
+        raise
+    os.write(ready, b"ready")
+    for fd in (guest, user_namespace, ready):
+        os.close(fd)
+    doors = [socket.socket(fileno=fd) for fd in published]
+    forward.serve(doors, [(host, port) for host, port in request["targets"]], Audit(log))
 
 
 def _be_origin(_request: _wire.Message, files: list[int], seccomp: bytes) -> None:

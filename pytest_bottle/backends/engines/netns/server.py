@@ -32,7 +32,7 @@ _SETTLE = 2.0
 _Reply = tuple[_wire.Message, tuple[int, ...]]
 _OK: _wire.Message = {"ok": True}
 #: Requests that need not wait until every part that was started has said that it is there.
-_ON_THE_WAY_UP = ("hello", "lab", "network_add", "guest_add", "sidecar")
+_ON_THE_WAY_UP = ("hello", "lab", "network_add", "guest_add", "sidecar", "forward")
 #: Requests that must not fail because something else did.
 _ON_THE_WAY_DOWN = ("guest_remove", "network_remove", "keep", "kill")
 
@@ -232,9 +232,11 @@ class Server:
         """Make a network."""
         if request["name"] in self._fabric.networks:
             raise Refused(what="a network of this name exists", where=request["name"])
-        if self._fabric.is_full(internal=request["internal"]):
-            self._bury()  # numbers of bridges that are still being deleted come back
-        network = self._fabric.add_network(request["name"], internal=request["internal"])
+        if request["subnet"] or self._fabric.is_full(internal=request["internal"]):
+            self._bury()  # what belongs to bridges that are still being deleted comes back
+        network = self._fabric.add_network(
+            request["name"], internal=request["internal"], subnet=request["subnet"]
+        )
         fields = ("name", "internal", "subnet", "gateway", "bridge")
         return {field: getattr(network, field) for field in fields}, ()
 
@@ -259,16 +261,39 @@ class Server:
 
     def op_guest_add(self, request: _wire.Message, _fds: list[int]) -> _Reply:
         """Start a guest: namespaces, cables, file system, an idle first process."""
-        guest = self._guests.add(
-            request["name"],
-            request["networks"],
-            request["hostname"],
-            request["resolver"],
-            request["timeout"],
-        )
+        rootfs = self._open_rootfs(request["rootfs"]) if request["rootfs"] else None
+        try:
+            guest = self._guests.add(
+                request["name"],
+                request["networks"],
+                request["hostname"],
+                request["resolver"],
+                request["timeout"],
+                rootfs,
+            )
+        finally:
+            if rootfs is not None:
+                os.close(rootfs)
         if self._expected:
             self._await_parts()
         return {"cables": [cable._asdict() for cable in guest.cables]}, ()
+
+    def _open_rootfs(self, path: str) -> int:
+        """Take the mount tree of a folder of the machine, which only the nursery still sees."""
+        confine.make_skeleton()
+        try:
+            return nursery.order_tree(self._nursery, path)
+        except _wire.Closed:
+            raise Refused(what="the nursery of sidecars is gone", where=path) from None
+        except OSError as error:
+            raise Refused(
+                what="a rootfs cannot be opened",
+                where=path,
+                expected="a folder that the guests' user may read; as root that is a user of the "
+                "machine who owns nothing",
+                seen=str(error),
+                next_step="let everybody read it, and search the folders above it: chmod o+rx",
+            ) from None
 
     def op_guest_remove(self, request: _wire.Message, _fds: list[int]) -> _Reply:
         """Stop guests and remove every trace of them."""
@@ -309,14 +334,23 @@ class Server:
 
         If it does not start, the next request says so.
         """
+        more = {"config": request["config"], "listen": request["listen"]}
+        return self._order("sidecar", more, request, fds)
+
+    def op_forward(self, request: _wire.Message, fds: list[int]) -> _Reply:
+        """Let published sockets lead to a service in a guest; likewise."""
+        return self._order("forwarder", {"targets": request["targets"]}, request, fds)
+
+    def _order(
+        self, part: str, more: _wire.Message, request: _wire.Message, fds: list[int]
+    ) -> _Reply:
         guest = self._guests.get(request["guest"])
         published = [self._listen_at_host(*address) for address in request["publish"]]
         ready, log = Ready(), guest.open_log()
         try:
-            nursery.order_sidecar(
+            nursery.order(
                 self._nursery,
-                request["config"],
-                request["listen"],
+                {"be": part, **more},
                 guest=guest.pidfd,
                 user_namespace=self._users.files[0],
                 ready=ready.write,
@@ -330,7 +364,7 @@ class Server:
             for sock in published:
                 sock.close()
         # The nursery may still be importing: its word is awaited behind the next guest's start.
-        wait = partial(ready.wait, f"the sidecar in {guest.name}", request["timeout"])
+        wait = partial(ready.wait, f"the {part} in {guest.name}", request["timeout"])
         self._expected.append(wait)
         return _OK, ()
 
