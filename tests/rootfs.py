@@ -38,7 +38,9 @@ def build(folder: Path) -> None:
     if not modules.exists():
         shutil.copytree(sysconfig.get_config_var("DESTSHARED"), modules)
     for library in _libraries([*programs.iterdir(), *modules.iterdir()]):
-        target = folder / library[1:]
+        standard = library.startswith(("/lib", "/usr/lib"))
+        # Where the loader looks by itself: a Python from elsewhere finds its own by other means.
+        target = folder / (library[1:] if standard else f"usr/lib/{os.path.basename(library)}")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, target)
     (folder / "etc").mkdir()
