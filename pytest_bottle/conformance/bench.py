@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Backend, Feature, Topology
     from pytest_bottle.conformance.plan import Sweep
     from pytest_bottle.conformance.registry import Check
+    from pytest_bottle.conformance.runs import Reopening
     from pytest_bottle.conformance.survey import Evidence, Judged
     from pytest_bottle.firing import Record
 
@@ -30,10 +31,15 @@ class Bench:
     Args:
         backend: the subject.
         timeout: seconds for each step of the bottle's way up.
+        reopening: how another run of pytest comes to the same backend; None leaves it to the
+            backend's own name.
     """
 
-    def __init__(self, backend: Backend, timeout: float = 30.0) -> None:
+    def __init__(
+        self, backend: Backend, timeout: float = 30.0, reopening: Reopening | None = None
+    ) -> None:
         self.backend = backend
+        self._reopening = reopening
         self.spec = BottleSpec(timeout=timeout)
         self.topology = backend.up(self.spec)
         self._sibling: Topology | None = None
@@ -66,6 +72,19 @@ class Bench:
             yield topology
         finally:
             self.backend.down(topology)
+
+    @property
+    def reopening(self) -> Reopening:
+        """How another run of pytest comes to the same backend."""
+        if self._reopening is None:
+            from pytest_bottle.conformance.runs import Reopening
+
+            self._reopening = Reopening((self._option(),))
+        return self._reopening
+
+    def _option(self) -> str:
+        info = self.backend.describe()
+        return f"--bottle-{f'mutant={info.mutant}' if info.mutant else f'backend={info.name}'}"
 
     def run(self, check: Check) -> str:
         """Run one check; returns its note.
@@ -180,10 +199,8 @@ class Bench:
     def _next_step(self) -> str:
         check = self.current
         evidence = f"; see {check.evidence[0]}" if check.evidence else ""
-        info = self.backend.describe()
-        option = f"mutant={info.mutant}" if info.mutant else f"backend={info.name}"
         return (
-            f"rerun alone: pytest --pyargs pytest_bottle.conformance --bottle-{option} "
+            f"rerun alone: pytest --pyargs pytest_bottle.conformance {self._option()} "
             f"-k {check.id}{evidence}"
         )
 
