@@ -111,6 +111,11 @@ class Bench:
             self._evidence = survey.conduct(self.backend, self.topology, all_checks())
         return self._evidence
 
+    @property
+    def surveyed(self) -> bool:
+        """Whether the survey has been fired."""
+        return self._evidence is not None
+
     def probe(
         self,
         vantage: Vantage,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.conformance.survey import Judged
 
 _NEEDS = frozenset({Feature.EXEC_ROOT, Feature.PRIVILEGED_PROBE})
 #: capabilities(7): the ones that reach the network, the kernel or other processes.
@@ -185,6 +186,7 @@ def no_filter_changes(bench: Bench) -> str:
     """nftables, iptables, ebtables, tc and eBPF calls fail with EPERM, asked for without a tool
     that might be missing; and NET-01, repeated after them, is still blocked.
     """
+    before = bench.judged("NET-01") if bench.surveyed else _net_01(bench)
     what = {"kind": "filters"}
     may = _answers(bench, Vantage.PRIVILEGED, User.ROOT, what)
     proven = {
@@ -193,27 +195,33 @@ def no_filter_changes(bench: Bench) -> str:
     }
     if not all(proven.values()):
         raise bench.inconclusive(f"the privileged probe could do nothing either: {may}")
-    _require_still_blocked(bench)
+    still = _still_blocked(bench, before, _net_01(bench))
     rest = ", ".join(f"{n}: {may[n]}" for n in sorted(may) if n not in proven[User.AGENT])
     return (
-        f"{', '.join(proven[User.AGENT])} refused, as the agent's user and as root; NET-01 still "
-        f"blocked{f'; the privileged probe could not either: {rest}' if rest else ''}"
+        f"{', '.join(proven[User.AGENT])} refused, as the agent's user and as root; {still}"
+        f"{f'; the privileged probe could not either: {rest}' if rest else ''}"
     )
 
 
-def _require_still_blocked(bench: Bench) -> None:
-    """Fire NET-01's stimuli again, with controls and beats of their own."""
+def _net_01(bench: Bench) -> list[Judged]:
+    """Fire NET-01's stimuli in a survey of their own, with all its controls."""
     checks = [one for one in all_checks() if one.id in ("CTL-02", "NET-01", "PXY-01")]
     evidence = survey.conduct(bench.backend, bench.topology, checks)
     unmet = conditions.broken_probe(evidence) or conditions.broken_path(evidence)
     claims = [claim for claim in evidence.plan.claims if claim.check == "NET-01"]
-    judged = [survey.judge_claim(evidence, claim, unmet) for claim in claims]
-    verdict = combine(one.finding for one in judged)
-    told = "; ".join(f"{one.claim.shot.name}: {one.why or one.finding.value}" for one in judged)
-    if verdict is Verdict.VIOLATED:
-        raise bench.violation(f"NET-01 does not hold after the attempts: {told}")
-    if verdict is not Verdict.PASSED:
-        raise bench.inconclusive(f"NET-01, repeated: {told}")
+    return [survey.judge_claim(evidence, claim, unmet) for claim in claims]
+
+
+def _still_blocked(bench: Bench, before: list[Judged], after: list[Judged]) -> str:
+    verdicts = [combine(one.finding for one in judged) for judged in (before, after)]
+    told = "; ".join(f"{one.claim.shot.name}: {one.why or one.finding.value}" for one in after)
+    if verdicts == [Verdict.PASSED, Verdict.VIOLATED]:
+        raise bench.violation(f"NET-01 held before the attempts, and does no longer: {told}")
+    if verdicts[0] is Verdict.VIOLATED:
+        return "NET-01 did not hold before either"
+    if verdicts != [Verdict.PASSED, Verdict.PASSED]:
+        raise bench.inconclusive(f"NET-01 {verdicts[0].value} before, then: {told}")
+    return "NET-01 still blocked"
 
 
 _DEVICES = ("/dev/net/tun", "/dev/vhost-net", "/dev/vsock", "/dev/kvm")
