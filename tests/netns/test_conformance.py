@@ -419,7 +419,8 @@ def test_front_door_by_package(pytester: pytest.Pytester, workers: tuple[str, ..
         [
             "*bottle verdicts*",
             "PASSED *NET-01 *No TCP to a literal public IPv4",
-            "18 passed, 0 violated, 0 inconclusive, 0 not supported, 0 not run, 0 waived",
+            f"{len(all_checks())} passed, 0 violated, 0 inconclusive, 0 not supported, 0 not run, "
+            "0 waived",
         ]
     )
     cases = ET.parse(Path(pytester.path, "out.xml")).iter("testcase")
@@ -437,7 +438,7 @@ def test_front_door_in_ones_own_file(pytester: pytest.Pytester) -> None:
     )
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*2 passed, 16 deselected*"])
+    result.stdout.fnmatch_lines([f"*2 passed, {len(all_checks()) - 2} deselected*"])
 
 
 def test_a_mutant_from_the_command_line_is_red(pytester: pytest.Pytester) -> None:
@@ -448,4 +449,7 @@ def test_a_mutant_from_the_command_line_is_red(pytester: pytest.Pytester) -> Non
     )
 
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["VIOLATED *PXY-02 *", "17 passed, 1 violated, 0 inconclusive*"])
+    passed = len(all_checks()) - 1
+    result.stdout.fnmatch_lines(
+        ["VIOLATED *PXY-02 *", f"{passed} passed, 1 violated, 0 inconclusive*"]
+    )

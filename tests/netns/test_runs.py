@@ -82,6 +82,18 @@ def test_a_run_that_is_given_up_is_killed_and_swept(netns: NetnsBackend) -> None
     assert not Path(folder).exists()
 
 
+def test_a_run_that_does_not_get_there_proves_nothing(netns: NetnsBackend) -> None:
+    """A run that ends before it has opened its backend is inconclusive, in its own words."""
+    unknown = Reopening(("--bottle-backend=nonesuch",))
+
+    with (
+        pytest.raises(Inconclusive, match="'nonesuch' is not known"),
+        Run(unknown, opens()) as run,
+        watched(netns, run),
+    ):
+        pass
+
+
 class Blind(NetnsBackend):
     """A backend that never sees anything of a session."""
 
