@@ -195,6 +195,13 @@ class Run:
             self.events += map(json.loads, lines)
             seconds = 0.0
 
+    def heard_from_orphan(self, name: str, seconds: float) -> Event | None:
+        """Wait for an event of a child of the run that outlives it; None if none comes in time."""
+        end = time.monotonic() + seconds
+        while not (found := self.told(name)) and time.monotonic() < end:
+            self._listen(0.05)
+        return found[0] if found else None
+
     def told(self, name: str) -> list[Event]:
         """Every event of a name so far."""
         self._listen(0.0)
@@ -224,6 +231,12 @@ class Run:
         """Send a signal to the whole group, as a terminal or a CI runner does."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, number)
+
+    def kill_alone(self) -> None:
+        """Kill the run's first process, and nobody else in its group."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
 
     def end(self, seconds: float = _PATIENCE) -> bool:
         """Wait for its end, and kill it if that does not come; whether it ended by itself."""

@@ -235,6 +235,32 @@ def test_a_run_that_goes_on_after_a_signal_is_a_violation(
         run_check("RES-03")
 
 
+#: A backend that nobody but its own end removes, and whose agents get out.
+ORPHANS = """
+from pytest_bottle.conformance.mutants.network import LiteralTcp
+from pytest_bottle.conformance.mutants.residue import NoReaper
+
+class Orphans(NoReaper, LiteralTcp):
+    pass
+
+def pytest_bottle_backends():
+    return {"orphans": Orphans}
+"""
+
+
+def test_an_orphan_that_gets_out_is_a_violation(netns: NetnsBackend, tmp_path: Path) -> None:
+    """RES-04 lets the orphaned agent try, while nobody removes it, and the far end decides."""
+    offer = tmp_path / "offer.py"
+    offer.write_text(ORPHANS)
+    reopening = Reopening(("--bottle-backend=orphans",), (str(offer),))
+    bench = Bench(netns, reopening=reopening)
+    try:
+        with pytest.raises(Violation, match=r"an orphaned agent gets out: NET-01 .*leaked"):
+            bench.run(next(check for check in all_checks() if check.id == "RES-04"))
+    finally:
+        bench.close()
+
+
 def test_trials_cover_every_signal_and_every_moment() -> None:
     """Whatever is drawn: each kind of signal at least once, each moment twice."""
     for _ in range(50):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
-from pytest_bottle.conformance import conditions, survey
-from pytest_bottle.conformance.registry import Severity, Witness, all_checks, check
+from pytest_bottle.conformance import again
+from pytest_bottle.conformance.registry import Severity, Witness, check
 from pytest_bottle.verdict import Verdict, combine
 
 if TYPE_CHECKING:
@@ -186,7 +186,8 @@ def no_filter_changes(bench: Bench) -> str:
     """nftables, iptables, ebtables, tc and eBPF calls fail with EPERM, asked for without a tool
     that might be missing; and NET-01, repeated after them, is still blocked.
     """
-    before = bench.judged("NET-01") if bench.surveyed else _net_01(bench)
+    place = bench.backend, bench.topology
+    before = bench.judged("NET-01") if bench.surveyed else again.net_01(*place)
     what = {"kind": "filters"}
     may = _answers(bench, Vantage.PRIVILEGED, User.ROOT, what)
     proven = {
@@ -195,7 +196,7 @@ def no_filter_changes(bench: Bench) -> str:
     }
     if not all(proven.values()):
         raise bench.inconclusive(f"the privileged probe could do nothing either: {may}")
-    still = _still_blocked(bench, before, _net_01(bench))
+    still = _still_blocked(bench, before, again.net_01(*place))
     rest = ", ".join(f"{n}: {may[n]}" for n in sorted(may) if n not in proven[User.AGENT])
     return (
         f"{', '.join(proven[User.AGENT])} refused, as the agent's user and as root; {still}"
@@ -203,18 +204,9 @@ def no_filter_changes(bench: Bench) -> str:
     )
 
 
-def _net_01(bench: Bench) -> list[Judged]:
-    """Fire NET-01's stimuli in a survey of their own, with all its controls."""
-    checks = [one for one in all_checks() if one.id in ("CTL-02", "NET-01", "PXY-01")]
-    evidence = survey.conduct(bench.backend, bench.topology, checks)
-    unmet = conditions.broken_probe(evidence) or conditions.broken_path(evidence)
-    claims = [claim for claim in evidence.plan.claims if claim.check == "NET-01"]
-    return [survey.judge_claim(evidence, claim, unmet) for claim in claims]
-
-
 def _still_blocked(bench: Bench, before: list[Judged], after: list[Judged]) -> str:
     verdicts = [combine(one.finding for one in judged) for judged in (before, after)]
-    told = "; ".join(f"{one.claim.shot.name}: {one.why or one.finding.value}" for one in after)
+    told = again.told(after)
     if verdicts == [Verdict.PASSED, Verdict.VIOLATED]:
         raise bench.violation(f"NET-01 held before the attempts, and does no longer: {told}")
     if verdicts[0] is Verdict.VIOLATED:

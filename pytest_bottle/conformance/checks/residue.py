@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance.registry import Severity, Witness, check
 from pytest_bottle.conformance.runs import BOUND, Run, left_of, watched
+from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -285,12 +286,41 @@ def _interrupt(bench: Bench, trial: _Trial) -> float:
         return took
 
 
+#: Seconds in which the heir of a killed run must have said how the orphaned agent fares.
+_HEIR = 15
+#: A fork of pytest inherits its hold on the session, and asks when pytest itself is gone.
+_ORPHANED = """
+from pytest_bottle.conformance import again
+from pytest_bottle.verdict import combine
+
+@pytest.fixture(autouse=True)
+def watch(bottle_backend):
+    opened(bottle_backend)
+
+def test_it(bottle, bottle_backend):
+    parent = os.getpid()
+    if os.fork():
+        tell("body")
+        time.sleep(60)
+        return
+    signal.alarm({seconds})
+    while os.getppid() == parent:
+        time.sleep(0.001)
+    try:
+        judged = again.net_01(bottle_backend, bottle.topology)
+        verdict, said = combine(one.finding for one in judged).value, again.told(judged)
+    except Exception as error:
+        verdict, said = "lost", str(error).partition("\\n")[0]
+    tell("orphan", verdict=verdict, said=said[:1000])
+    os._exit(0)
+"""
+
+
 @check(
     "RES-04",
     "SIGKILL is survivable",
     severity=Severity.HIGH,
-    witness=Witness.NO,
-    needs=_SESSION,
+    needs=_SESSION | {Feature.LAB, Feature.OPEN_GUEST},
     evidence=(
         "https://github.com/vitali87/code-graph-rag/issues/1628",
         "https://github.com/vitali87/code-graph-rag/pull/1751",
@@ -300,26 +330,40 @@ def _interrupt(bench: Bench, trial: _Trial) -> float:
 )
 def sigkill_is_survivable(bench: Bench) -> str:
     """After SIGKILL of pytest a reaper, or the start of the next session, removes that session's
-    objects within a bound. What an orphan can reach until then is not looked at.
+    objects within a bound; an agent that is orphaned until then is still isolated (NET-01).
     """
-    source = _WAITING.replace("{wait}", "True")
+    source = _ORPHANED.replace("{seconds}", str(_HEIR))
     with Run(bench.reopening, source) as run, watched(bench.backend, run) as session:
         run.go()
         run.wait_for("body")
         there = bench.backend.residue(session)
-        run.send(signal.SIGKILL)
-        run.end()
+        run.kill_alone()
         left, took = left_of(bench.backend, session)
+        orphan = _orphan(bench, run)
         if not left:
-            return f"{len(there)} resources gone {took * 1000:.0f} ms after the kill"
+            return f"{len(there)} resources gone {took * 1000:.0f} ms after the kill; {orphan}"
         _start_another(bench)
         left, _ = left_of(bench.backend, session)
         if left:
             raise bench.violation(
-                f"{len(left)} of {len(there)} resources are left, {BOUND:g} s after the kill and "
-                f"as long after the start of another session: {_names(left)}"
+                f"{_names(left)} left {BOUND:g} s after the kill and as long after the start of "
+                f"another session; {orphan}"
             )
-        return f"{len(there)} resources gone with the start of the next session"
+        if not orphan.endswith(Verdict.PASSED.value):
+            raise bench.inconclusive(f"the next session removed what was left, but {orphan}")
+        return f"{len(there)} resources gone with the start of the next session; {orphan}"
+
+
+def _orphan(bench: Bench, run: Run) -> str:
+    """Tell how the orphaned agent fared; red if it got out."""
+    event = run.heard_from_orphan("orphan", _HEIR)
+    if event is None:
+        return "the orphaned agent could not be asked"
+    if event["verdict"] == Verdict.VIOLATED.value:
+        raise bench.violation(f"an orphaned agent gets out: {event['said']}")
+    if event["verdict"] == Verdict.PASSED.value:
+        return f"NET-01 from the orphaned agent: {event['verdict']}"
+    return f"the orphaned agent could not be asked: {event['said']}"
 
 
 def _start_another(bench: Bench) -> None:
