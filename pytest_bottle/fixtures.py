@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Backend, Topology
     from pytest_bottle.bottle import Bottle
     from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.conformance.runs import Reopening
     from pytest_bottle.settings import Settings
     from pytest_bottle.spec import BottleSpec
     from pytest_bottle.words import Words
@@ -167,9 +168,25 @@ def bench_for(
 
     with open_backend(request.config, settings, kept_lines) as backend:
         lifetime = Lifetime(request, backend, settings.keep)
-        bench = Bench(backend, settings.spec)
+        bench = Bench(backend, settings.spec, _reopening(request.config, settings))
         lifetime.add(bench)
         try:
             yield bench
         finally:
             lifetime.end()
+
+
+def _reopening(config: pytest.Config, settings: Settings) -> Reopening:
+    """Tell how another run of pytest comes to the backend of this one."""
+    from pytest_bottle.backends import selection
+    from pytest_bottle.conformance.runs import Reopening
+
+    chosen = f"--bottle-backend={settings.backend or selection.detect()}"
+    if settings.mutant:
+        chosen = f"--bottle-mutant={settings.mutant}"
+    installed = [plugin for plugin, _ in config.pluginmanager.list_plugin_distinfo()]
+    offering = [one.plugin for one in config.hook.pytest_bottle_backends.get_hookimpls()]
+    files = [getattr(one, "__file__", None) for one in offering if one not in installed]
+    return Reopening(
+        (chosen, f"--bottle-timeout={settings.spec.timeout}"), tuple(filter(None, files))
+    )

@@ -159,6 +159,23 @@ def neighbours() -> dict[str, Any]:
     return {**probe._attempt("arp", arp, 0.2), "far": mac}
 
 
+def powers() -> dict[str, Any]:
+    """What the kernel answers about packet filters and raw sockets.
+
+    And what it says when one wants to remove what the first may have left.
+    """
+    raw = {"devices": ["/dev/null", "/dev/bottle-missing"]}
+    filters = probe._attempt("filters", {}, 1)["answers"]
+    root = struct.pack("BxxxiIII", 0, socket.if_nametoindex("lo"), 0, 0xFFFFFFFF, 0)
+    table = [(2, 4, probe._attribute(1, b"bottle_probe\0"))]
+    left = [probe._answer(lambda: probe._batch(table, 1)), probe._ask(37, 0, root)]
+    return {
+        "filters": filters,
+        "left": left,
+        "raw": probe._attempt("raw", raw, 1)["answers"],
+    }
+
+
 def alone() -> dict[str, Any]:
     """Everything that needs a network of its own."""
     enter(linux.CLONE_NEWNET)
@@ -172,6 +189,7 @@ def alone() -> dict[str, Any]:
         "arp": neighbours(),
         "changes": probe._attempt("netlink", changes, 1),
         "handed over": handed_over(),
+        "powers": powers(),
     }
 
 
@@ -184,6 +202,7 @@ def powerless() -> dict[str, Any]:
         "sweep": probe._attempt("syn-sweep", {**_SWEEP, "ports": [1]}, 1),
         "arp": probe._attempt("arp", {"subnet": "127.0.0.0/24", "source": _LOOPBACK}, 1),
         "via": probe._attempt("udp", {**_SWEEP, "port": 9, "via": _LOOPBACK, "device": "lo"}, 1),
+        "powers": powers(),
     }
 
 

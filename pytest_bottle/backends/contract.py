@@ -299,7 +299,11 @@ class Backend(Protocol):
         """List what there is on this machine of a session, of this one or of another."""
 
     def sweep(self, session: str) -> None:
-        """Remove what there is of a session that is dead, by exact identity; idempotent."""
+        """Remove what there is of a session that is dead, by exact identity; idempotent.
+
+        Raises:
+            ConfigurationError: the session is alive, or is not one of this backend's.
+        """
 
     def close(self, *, keep: bool = False) -> str:
         """End the session: nothing of the backend is left, unless ``keep`` says so.
@@ -450,6 +454,20 @@ class Engine(Protocol):
 
     def inventory(self) -> frozenset[Resource]:
         """List what exists on the host."""
+
+    @property
+    def session(self) -> str:
+        """What everything of this session can be told by (:attr:`Backend.session`)."""
+
+    def residue(self, session: str) -> frozenset[Resource]:
+        """List what there is on this machine of a session, dead or alive."""
+
+    def sweep(self, session: str) -> None:
+        """Remove what there is of a session that is dead, by exact identity; idempotent.
+
+        Raises:
+            ConfigurationError: the session is alive, or is not one of this engine's.
+        """
 
     def close(self, *, keep: bool = False) -> str:
         """End the engine's session."""

@@ -345,15 +345,15 @@ class EngineBackend:
     @property
     def session(self) -> str:
         """What the engine's session can be told by."""
-        raise NotImplementedError
+        return self.engine.session
 
     def residue(self, session: str) -> frozenset[Resource]:
         """List what there is of a session."""
-        raise NotImplementedError
+        return self.engine.residue(session)
 
     def sweep(self, session: str) -> None:
         """Remove what there is of a dead session."""
-        raise NotImplementedError
+        self.engine.sweep(session)
 
     def trust(self) -> str:
         """Make the far side's certificates valid in every guest."""

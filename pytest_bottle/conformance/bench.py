@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Backend, Feature, Topology
     from pytest_bottle.conformance.plan import Sweep
     from pytest_bottle.conformance.registry import Check
+    from pytest_bottle.conformance.runs import Reopening
     from pytest_bottle.conformance.survey import Evidence, Judged
     from pytest_bottle.firing import Record
     from pytest_bottle.spec import BottleSpec
@@ -32,10 +33,15 @@ class Bench:
     Args:
         backend: the subject.
         spec: what its bottle is; of this the egress routes and the agent's command are the suite's.
+        reopening: how another run of pytest comes to the same backend; None leaves it to the
+            backend's own name.
     """
 
-    def __init__(self, backend: Backend, spec: BottleSpec = PLAIN) -> None:
+    def __init__(
+        self, backend: Backend, spec: BottleSpec = PLAIN, reopening: Reopening | None = None
+    ) -> None:
         self.backend = backend
+        self._reopening = reopening
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
         self.topology = backend.up(self.spec)
         self._sibling: Topology | None = None
@@ -75,6 +81,19 @@ class Bench:
         finally:
             self.backend.down(topology)
 
+    @property
+    def reopening(self) -> Reopening:
+        """How another run of pytest comes to the same backend."""
+        if self._reopening is None:
+            from pytest_bottle.conformance.runs import Reopening
+
+            self._reopening = Reopening((self._option(),))
+        return self._reopening
+
+    def _option(self) -> str:
+        info = self.backend.describe()
+        return f"--bottle-{f'mutant={info.mutant}' if info.mutant else f'backend={info.name}'}"
+
     def run(self, check: Check) -> str:
         """Run one check; returns its note.
 
@@ -99,6 +118,11 @@ class Bench:
         if self._evidence is None:
             self._evidence = survey.conduct(self.backend, self.topology, all_checks())
         return self._evidence
+
+    @property
+    def surveyed(self) -> bool:
+        """Whether the survey has been fired."""
+        return self._evidence is not None
 
     def probe(
         self,
@@ -188,10 +212,8 @@ class Bench:
     def _next_step(self) -> str:
         check = self.current
         evidence = f"; see {check.evidence[0]}" if check.evidence else ""
-        info = self.backend.describe()
-        option = f"mutant={info.mutant}" if info.mutant else f"backend={info.name}"
         return (
-            f"rerun alone: pytest --pyargs pytest_bottle.conformance --bottle-{option} "
+            f"rerun alone: pytest --pyargs pytest_bottle.conformance {self._option()} "
             f"-k {check.id}{evidence}"
         )
 

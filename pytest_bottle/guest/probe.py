@@ -24,6 +24,7 @@ import time
 
 TYPE_CHECKING = False  # checkers know the name; the module that has it would cost every start
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterable, Iterator
     from io import BufferedIOBase, RawIOBase
     from typing import Any
@@ -807,6 +808,253 @@ def _play(kind: str, said: bytes) -> bytes:
     return _greeting(kind, said) or b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
+# -- what only a privileged process may do ------------------------------------------------------
+
+#: The bpf(2) system call's number (asm/unistd.h).
+_SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
+
+
+def _filters(_operation: Operation, deadline: float) -> Record:
+    """Ask the kernel, without any tool, for changes of packet filters; report each answer.
+
+    What is made is a table of our own and a queue of loopback's, and both are removed again; what
+    is to be replaced in the legacy tables is not well-formed, which nobody looks at who refuses.
+    """
+    nothing = b"filter".ljust(96, b"\0")  # a replacement of 0 entries
+    trials: dict[str, Callable[[], str]] = {
+        "nftables": lambda: _nftables(deadline),
+        "iptables": lambda: _replace_table(socket.AF_INET, 0, 64, nothing),
+        "ip6tables": lambda: _replace_table(socket.AF_INET6, 41, 64, nothing),
+        "ebtables": lambda: _replace_table(socket.AF_INET, 0, 128, nothing),
+        "tc": _queue,
+        "bpf": _load_program,
+    }
+    return {"outcome": "answered", "answers": {name: _answer(trials[name]) for name in trials}}
+
+
+def _answer(trial: Callable[[], str]) -> str:
+    """The name of the kernel's answer; a prober's own defect passes through."""
+    try:
+        return trial()
+    except _Timeout:
+        return "timeout"
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, str(error))
+
+
+def _nftables(deadline: float) -> str:
+    """Make a table with a chain that accepts all, and flush it: one batch (nfnetlink)."""
+    name = b"bottle_probe\0"
+    hook = _attribute(1, struct.pack("!I", 3)) + _attribute(2, struct.pack("!I", 0))
+    chain = _attribute(1, name) + _attribute(3, b"output\0") + _attribute(4 | 0x8000, hook)
+    chain += _attribute(5, struct.pack("!I", 1)) + _attribute(7, b"filter\0")
+    table = _attribute(1, name)
+    # NEWTABLE, NEWCHAIN with the policy "accept", DELRULE of every rule in the table.
+    answer = _batch([(0, 0x400, table), (3, 0x400, chain), (8, 4, table)], deadline)
+    if answer == "done":
+        _batch([(2, 4, table)], deadline)  # DELTABLE
+    return answer
+
+
+def _batch(messages: list[tuple[int, int, bytes]], deadline: float) -> str:
+    """Send a batch, whose last message asks for an answer, and tell the first that comes."""
+    edge = struct.pack("!BBH", 0, 0, 10)  # for the subsystem of nftables
+    parts = [(0x10, 0, edge)]
+    parts += [(10 << 8 | kind, flags, b"\2\0\0\0" + body) for kind, flags, body in messages]
+    parts.append((0x11, 0, edge))
+    data = b"".join(
+        struct.pack("IHHII", 16 + len(body), kind, 1 | flags, number, 0) + body
+        for number, (kind, flags, body) in enumerate(parts)
+    )
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as sock:
+        sock.settimeout(deadline)
+        sock.bind((0, 0))
+        sock.send(data)
+        code = -int(struct.unpack_from("i", sock.recv(4096), 16)[0])
+        return errno.errorcode.get(code, str(code)) if code else "done"
+
+
+def _replace_table(family: int, level: int, option: int, value: bytes) -> str:
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(level, option, value)
+    return "done"
+
+
+def _queue() -> str:
+    """Give loopback a queueing discipline (RTM_NEWQDISC), and take it away again."""
+    index = socket.if_nametoindex("lo")
+    root = struct.pack("BxxxiIII", 0, index, 0, 0xFFFFFFFF, 0)
+    answer = _ask(36, 0x400 | 0x100, root + _attribute(1, b"pfifo\0"))
+    if answer == "done":
+        _ask(37, 0, root)
+    return answer
+
+
+def _load_program() -> str:
+    """Load a program of two instructions that would let every packet of a cgroup pass (bpf(2))."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    code = ctypes.create_string_buffer(struct.pack("BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0), 16)
+    license_ = ctypes.create_string_buffer(b"GPL")
+    # BPF_PROG_TYPE_CGROUP_SKB, 2 instructions; what follows the addresses is zero.
+    words = struct.pack("IIQQ", 8, 2, ctypes.addressof(code), ctypes.addressof(license_))
+    attributes = ctypes.create_string_buffer(words, 72)
+    number = ctypes.c_long(_SYS_BPF[os.uname().machine])
+    fd = libc.syscall(number, ctypes.c_int(5), attributes, ctypes.c_uint(72))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "bpf")
+    os.close(fd)
+    return "done"
+
+
+def _raw(operation: Operation, _deadline: float) -> Record:
+    """Open what sends packets of one's own making, and devices; report each answer."""
+    sockets = {
+        "SOCK_RAW IPv4": (socket.AF_INET, socket.SOCK_RAW, 255),
+        "SOCK_RAW IPv6": (socket.AF_INET6, socket.SOCK_RAW, 255),
+        "AF_PACKET": (socket.AF_PACKET, socket.SOCK_RAW, 0),
+        "AF_XDP": (44, socket.SOCK_RAW, 0),
+    }
+    answers = {}
+    for name, what in sockets.items():
+        answers[name] = _answer(lambda what=what: _open_socket(*what))  # type: ignore[misc]
+    for path in operation["devices"]:
+        answers[path] = _answer(lambda path=path: _open_device(path))  # type: ignore[misc]
+    return {"outcome": "answered", "answers": answers}
+
+
+def _open_socket(family: int, kind: int, protocol: int) -> str:
+    socket.socket(family, kind, protocol).close()
+    return "done"
+
+
+def _open_device(path: str) -> str:
+    os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+    return "done"
+
+
+# -- what a process was started with, and what it could gain ------------------------------------
+
+
+def _inherited(_operation: Operation, _deadline: float) -> Record:
+    """Read the open files and the first environment of this process and of all others."""
+    found: dict[str, Record] = {}
+    for pid in ("self", *filter(str.isdigit, os.listdir("/proc"))):
+        if pid != str(os.getpid()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                found[pid] = {"files": _files_of(pid), "environment": _environment_of(pid)}
+    return {"outcome": "answered", "processes": found}
+
+
+def _files_of(pid: str) -> dict[str, list[str]] | str:
+    """Where each open file leads, and of what kind it is; or why that cannot be told."""
+    folder, found = f"/proc/{pid}/fd", {}
+    try:
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # the listing's own
+                kind = "folder" if os.path.isdir(f"{folder}/{name}") else "file"
+                found[name] = [os.readlink(f"{folder}/{name}"), kind]
+    except PermissionError as error:
+        return str(error)
+    return found
+
+
+def _environment_of(pid: str) -> list[str] | str:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return [one.decode("latin-1") for one in file.read().split(b"\0") if one]
+    except PermissionError as error:
+        return str(error)
+
+
+def _find_setuid(operation: Operation, deadline: float) -> Record:
+    """Find files that change who runs them, in some folders and those just below (inode(7))."""
+    found: dict[str, str] = {}
+    looked_at, end = 0, time.monotonic() + deadline
+    folders = dict.fromkeys(map(os.path.realpath, operation["folders"]))  # /bin is a link often
+    waiting = [(folder, operation.get("depth", 2)) for folder in folders]
+    while waiting and time.monotonic() < end:
+        folder, depth = waiting.pop(0)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting += [(entry.path, depth - 1)] if depth else []
+                elif entry.is_file(follow_symlinks=False):
+                    looked_at += 1
+                    found.update(_power_of(entry))
+    return {"outcome": "answered", "found": found, "files": looked_at, "complete": not waiting}
+
+
+def _power_of(entry: os.DirEntry[str]) -> dict[str, str]:
+    mode = entry.stat(follow_symlinks=False).st_mode
+    if mode & 0o6000:
+        return {entry.path: f"{mode & 0o7777:o}"}
+    if mode & 0o111:
+        with contextlib.suppress(OSError):
+            return {entry.path: os.getxattr(entry.path, "security.capability").hex()}
+    return {}
+
+
+def _plant(operation: Operation, _deadline: float) -> Record:
+    """Make copies of ``cat`` that would run as their owner, or with NET_ADMIN (capabilities(7))."""
+    import shutil
+
+    source = shutil.which("cat")
+    if source is None:
+        raise ValueError("there is no cat here")
+    # VFS_CAP_REVISION_2 with the effective flag; NET_ADMIN is bit 12 of the permitted set.
+    power = struct.pack("<5I", 0x02000001, 1 << 12, 0, 0, 0)
+    steps: dict[str, Callable[[str], None]] = {
+        "setuid": lambda path: os.chmod(path, 0o4755),  # noqa: S103 - that is the bait
+        "capable": lambda path: os.setxattr(path, "security.capability", power),
+    }
+    answers = {}
+    for name, step in steps.items():
+        folder = f"{operation['folder']}/{name}"
+        os.makedirs(folder)
+        path = shutil.copy(source, f"{folder}/cat")  # some programs go by their names
+        os.chmod(path, 0o755)  # noqa: S103 - another user runs it
+        answers[path] = _answer(lambda step=step, path=path: step(path) or "done")  # type: ignore
+    return {"outcome": "answered", "answers": answers}
+
+
+def _gains(operation: Operation, deadline: float) -> Record:
+    """Run programs, all at once, and report what each said by the deadline."""
+    import subprocess
+
+    started: list[subprocess.Popen[bytes] | str] = []
+    for argv in operation["programs"]:
+        try:
+            started.append(
+                subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+        except OSError as error:
+            started.append(errno.errorcode.get(error.errno or 0, str(error)))
+    end = time.monotonic() + deadline
+    return {"outcome": "answered", "said": [_last_words(one, end) for one in started]}
+
+
+def _last_words(process: subprocess.Popen[bytes] | str, end: float) -> Record:
+    import subprocess
+
+    if isinstance(process, str):
+        return {"errno": process}
+    try:
+        output, _ = process.communicate(timeout=max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+    return {"status": process.returncode, "output": output[:4096].decode("latin-1")}
+
+
 _OPERATIONS: dict[str, Callable[[Operation, float], Record]] = {
     "tcp": _tcp,
     "udp": _udp,
@@ -822,6 +1070,12 @@ _OPERATIONS: dict[str, Callable[[Operation, float], Record]] = {
     "arp": _arp,
     "listen": _listen,
     "selftest": _selftest,
+    "filters": _filters,
+    "raw": _raw,
+    "inherited": _inherited,
+    "find-setuid": _find_setuid,
+    "plant": _plant,
+    "gains": _gains,
 }
 
 if __name__ == "__main__":

@@ -100,3 +100,35 @@ def test_changes_of_the_network_are_refused_to_who_may_not(
 def test_without_the_right_nothing_is_sent(powerless: dict[str, Any], name: str) -> None:
     """A raw socket, a packet socket and a route of one's own need a capability."""
     assert (powerless[name]["outcome"], powerless[name]["errno"]) == ("not-sendable", "EPERM")
+
+
+#: What a kernel says that was built without.
+_MISSING = {"EPROTONOSUPPORT", "ENOPROTOOPT", "EOPNOTSUPP", "EAFNOSUPPORT", "ENOENT"}
+
+
+def test_filters_are_changed_for_who_may_and_put_back(alone: dict[str, Any]) -> None:
+    """What nftables and tc make is gone again; the legacy tables get as far as looking at it."""
+    answers = alone["powers"]["filters"]
+    assert {answers[name] for name in ("nftables", "tc")} <= {"done", *_MISSING}
+    legacy = {answers[name] for name in ("iptables", "ip6tables", "ebtables")}
+    assert legacy <= {"EINVAL", *_MISSING}
+    assert not {"done", "EPERM"} & set(alone["powers"]["left"])
+
+
+def test_filters_are_refused_to_who_may_not(
+    alone: dict[str, Any], powerless: dict[str, Any]
+) -> None:
+    """The same requests, and the kernel's word is EPERM, but for what it was built without."""
+    may, answers = alone["powers"]["filters"], powerless["powers"]["filters"]
+    assert answers.keys() == may.keys()
+    assert {answers[name] for name in may if may[name] not in _MISSING} == {"EPERM"}
+
+
+def test_raw_sockets_are_for_who_may(alone: dict[str, Any], powerless: dict[str, Any]) -> None:
+    """Each is opened with the right to it, and EPERM without; a missing device is ENOENT to all."""
+    may, answers = alone["powers"]["raw"], powerless["powers"]["raw"]
+    sockets = ("SOCK_RAW IPv4", "SOCK_RAW IPv6", "AF_PACKET")
+    assert {may[name] for name in sockets} == {"done"}
+    assert {answers[name] for name in sockets} == {"EPERM"}
+    assert {one["/dev/null"] for one in (may, answers)} == {"done"}
+    assert {one["/dev/bottle-missing"] for one in (may, answers)} == {"ENOENT"}

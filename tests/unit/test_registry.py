@@ -30,9 +30,15 @@ NET-05|critical|core|required|No UDP datagram leaves, answered or not
 NET-09|critical|core|required|The gateway will not route for the internal network
 PRV-01|critical|core|no|No network or system capabilities
 PRV-02|critical|core|no|The agent cannot change its routes
+PRV-03|critical|core|no|The agent cannot touch packet filters
+PRV-04|high|core|no|No raw or packet sockets
+PRV-06|high|core|no|Exec is clean: no gain, nothing inherited
 PXY-01|critical|core|required|An allowed destination works through the proxy (HTTP and HTTPS)
 PXY-02|critical|core|required|A denied destination is refused by policy, attributably
 RES-01|high|core|no|A normal end leaves nothing
+RES-02|high|core|no|A failing test or fixture cleans up too
+RES-03|high|core|no|Ctrl-C and SIGTERM clean up
+RES-04|high|core|required|SIGKILL is survivable
 """
 ROWS = [tuple(cell.strip() for cell in line.split("|")) for line in CATALOGUE.split("\n")[1:-1]]
 IDS = [row[0] for row in ROWS]

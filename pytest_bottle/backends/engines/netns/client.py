@@ -10,9 +10,10 @@ import threading
 import uuid
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_bottle import _wire
+from pytest_bottle.backends.engines.netns import session
 from pytest_bottle.errors import (
     BackendUnavailableError,
     BottleError,
@@ -57,13 +58,15 @@ class Client:
 
     The start takes as long as the imports of what talks to them: whoever wants both makes a client
     first, imports, and then calls :meth:`greet`.
+
+    Attributes:
+        boot: what the keeper's interpreter runs; mutants run something else before it.
     """
 
-    #: What the keeper's interpreter runs.
-    boot = _BOOT
+    boot: ClassVar[str] = _BOOT
 
     def __init__(self) -> None:
-        self.session = uuid.uuid4().hex[:12]
+        self._mark = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair()
         life_read, self._life = os.pipe()
@@ -76,6 +79,8 @@ class Client:
         prefixes = {sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter()).parent.parent)}
         settings = {"prefixes": sorted(prefixes), "import_paths": [p for p in sys.path if p]}
         _wire.send(self._control, settings)
+        #: What the session is told by, also from outside and when it is dead.
+        self.session = session.Session.of(self._mark, self._keeper.pid, os.getpid())
 
     def greet(self) -> None:
         """Wait until the server is there.
@@ -113,7 +118,7 @@ class Client:
             stderr=errors,
             pass_fds=(control.fileno(), life),
             # A clean environment, but for the mark by which residue is told.
-            env={"PATH": "/usr/bin:/bin", "PYTEST_BOTTLE_SESSION": self.session},
+            env={"PATH": "/usr/bin:/bin", session.MARK: self._mark},
             cwd="/",
             start_new_session=True,  # Ctrl-C is for pytest, not for the keeper
         )

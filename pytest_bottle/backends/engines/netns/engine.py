@@ -18,6 +18,7 @@ from pytest_bottle.backends.contract import (
     Resource,
 )
 from pytest_bottle.backends.engines.netns import rootfs, subnets
+from pytest_bottle.backends.engines.netns import session as sessions
 from pytest_bottle.backends.engines.netns.client import Client, interpreter
 from pytest_bottle.backends.engines.netns.command import Command, Running
 from pytest_bottle.errors import BackendUnavailableError, BringUpError, ConfigurationError
@@ -262,6 +263,19 @@ class NetnsEngine:
         """Ask the kernel what exists in the session's namespaces."""
         answer, _ = self.client.call("inventory")
         return frozenset(Resource(kind, name) for kind, names in answer.items() for name in names)
+
+    @property
+    def session(self) -> str:
+        """Its mark, and the identities of its keeper and of the process that opened it."""
+        return str(self.client.session)
+
+    def residue(self, session: str) -> frozenset[Resource]:
+        """List a session's processes on this machine and their network namespaces."""
+        return sessions.residue(sessions.Session.parse(session))
+
+    def sweep(self, session: str) -> None:
+        """Kill what there is of a dead session."""
+        sessions.sweep(sessions.Session.parse(session))
 
     def pids(self) -> dict[str, int]:
         """The guests' first processes, as the machine numbers them."""
