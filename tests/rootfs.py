@@ -32,7 +32,7 @@ def build(folder: Path) -> None:
         assert found
         shutil.copy(os.path.realpath(found), programs / name)
     shutil.copy(os.path.realpath(sys.executable), programs / version)
-    (programs / "python3").symlink_to(f"/bin/{version}")
+    (programs / "python3").symlink_to(f"/usr/bin/{version}")
     shutil.copytree(sysconfig.get_path("stdlib"), folder / f"usr/lib/{version}", ignore=_LEFT_OUT)
     modules = folder / f"usr/lib/{version}/lib-dynload"
     if not modules.exists():
