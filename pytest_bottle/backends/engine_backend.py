@@ -194,7 +194,7 @@ class EngineBackend:
     def _place(self, topology: Topology, vantage: Vantage, user: User) -> tuple[str, str]:
         if vantage is Vantage.HOST:
             return "host", user.value
-        if vantage in (Vantage.PRIVILEGED, Vantage.NEIGHBOUR):
+        if vantage in (Vantage.PRIVILEGED, Vantage.NEIGHBOUR, Vantage.BYSTANDER):
             return self._guest(topology, vantage).name, "privileged"
         return self._guest(topology, vantage).name, user.value
 
@@ -216,7 +216,7 @@ class EngineBackend:
 
     def _attach(self, topology: Topology, vantage: Vantage) -> GuestInfo:
         name = f"{topology.id}-{vantage.value}"
-        if vantage is Vantage.PRIVILEGED:
+        if vantage in (Vantage.PRIVILEGED, Vantage.BYSTANDER):
             return self.engine.run_guest(GuestRequest(name, (topology.internal.name,), name))
         if vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
             return self.engine.run_guest(

@@ -51,6 +51,8 @@ _QUIET: Final = {
     "net/ipv6/conf/default/accept_ra": "0",
     "net/ipv6/conf/default/accept_dad": "0",
     "net/ipv4/ping_group_range": "0 0",
+    # As in Docker's containers: who may send from port 53 shows whether that opens anything.
+    "net/ipv4/ip_unprivileged_port_start": "0",
     # A closed port must say so each time it is asked, or it reads like a silent one.
     "net/ipv4/icmp_ratelimit": "0",
 }
@@ -190,7 +192,6 @@ class Fabric:
             {
                 "net/ipv4/conf/up0/forwarding": "1",
                 "net/ipv6/conf/all/forwarding": "1",
-                "net/ipv4/ip_unprivileged_port_start": "0",
             }
         )
         # Every address is local here, but only where no longer prefix says otherwise (main table).
@@ -199,7 +200,7 @@ class Fabric:
         for pool in (INTERNAL_POOL, EGRESS_POOL):
             lab.netlink.route(pool, via=_HOST_V4)
         lab.netlink.route("fd87::/16", via=_HOST_V6)
-        lab.sysctls({"net/ipv4/ip_unprivileged_port_start": "0"})
+        lab.netlink.flush()
 
     def _free_numbers(self, *, internal: bool) -> list[int]:
         known = [*self.networks.values(), *self._retired]
