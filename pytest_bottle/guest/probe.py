@@ -751,7 +751,8 @@ def _resolve(operation: Operation, deadline: float) -> Record:
     ``name`` goes to the C library, ``raw`` with types A and AAAA to the servers of resolv.conf; a
     guest without any asks its own loopback (resolv.conf(5)).
     """
-    servers = [words[1] for words in _lines("/etc/resolv.conf") if words[:1] == ["nameserver"]]
+    lines = _lines("/etc/resolv.conf")
+    servers = [words[1] for words in lines if words[:1] == ["nameserver"] and words[1:]]
     answers = {
         f"{server} {qtype}": _attempt_query(server, operation["raw"], qtype, deadline)
         for server in (servers or ["127.0.0.1"])
