@@ -63,6 +63,8 @@ class QueriesOfVersion6(Version6):
 class Forwards(NetnsBackend):
     """A forwarder of queries runs somewhere that the agent can reach."""
 
+    program = _FORWARDER
+
     def __init__(self, engine: NetnsEngine | None = None) -> None:
         super().__init__(engine)
         self._forwarders: dict[str, tuple[str, str, threading.Thread]] = {}
@@ -72,7 +74,7 @@ class Forwards(NetnsBackend):
 
         def stay() -> None:
             with contextlib.suppress(Exception):  # cut off by the end of the session
-                self._python(guest, _FORWARDER, address, timeout=_LIFETIME + 10)
+                self._python(guest, self.program, address, timeout=_LIFETIME + 10)
 
         thread = threading.Thread(target=stay, daemon=True)
         thread.start()
