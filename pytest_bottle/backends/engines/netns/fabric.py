@@ -32,6 +32,9 @@ INTERNAL_POOL: Final = "10.86.0.0/16"
 EGRESS_POOL: Final = "10.87.0.0/16"
 _LAB_V4, _HOST_V4 = "198.18.0.1", "198.18.0.2"
 _LAB_V6, _HOST_V6 = "fd87:ffff::1", "fd87:ffff::2"
+#: A router asks for its neighbours from a link-local address (RFC 4861, 7.2.2), and the kernel's own
+#: one comes with the link's carrier, up to a second late: so each router has one from the start.
+_ROUTER: Final = "fe80::1/64"
 #: Settings that a new namespace may inherit from the machine and that would decide verdicts.
 _QUIET: Final = {
     "net/ipv4/ip_forward": "0",
@@ -181,9 +184,12 @@ class Fabric:
         lab.netlink.adopt("up0", lab_index)
         for side, v4, v6 in ((host, _HOST_V4, _HOST_V6), (lab, _LAB_V4, _LAB_V6)):
             side.netlink.flush()
+            # Up first: while a link is down it gets no multicast route, and not at once when it
+            # comes up; a neighbour's first question (RFC 4861) would then stay unanswered.
+            side.netlink.up("up0")
             side.netlink.address("up0", f"{v4}/30")
             side.netlink.address("up0", f"{v6}/64")
-            side.netlink.up("up0")
+            side.netlink.address("up0", _ROUTER if side is lab else "fe80::2/64")
         host.netlink.route("0.0.0.0/0", via=_LAB_V4)
         host.netlink.route("::/0", via=_LAB_V6)
         host.netlink.rule(Rule(100, FR_ACT_PROHIBIT, iif="up0", to=INTERNAL_POOL))
@@ -228,12 +234,13 @@ class Fabric:
         netlink.bridge(network.bridge, self.host.index())
         if internal:
             self.host.sysctls({f"net/ipv6/conf/{network.bridge}/disable_ipv6": "1"})
-        else:
+        netlink.up(network.bridge)
+        if not internal:
             netlink.address(network.bridge, f"{network.ipv6(1)}/64")
+            netlink.address(network.bridge, _ROUTER)
             for pool in (INTERNAL_POOL, EGRESS_POOL):
                 netlink.rule(Rule(100, FR_ACT_PROHIBIT, iif=network.bridge, to=pool))
         netlink.address(network.bridge, f"{network.gateway}/24")
-        netlink.up(network.bridge)
         forwarding = "0" if internal else "1"
         self.host.sysctls({f"net/ipv4/conf/{network.bridge}/forwarding": forwarding})
         self.networks[name] = network
@@ -307,10 +314,10 @@ class Fabric:
         if without_v6:
             space.sysctls({f"net/ipv6/conf/{name}/disable_ipv6": "1" for name in without_v6})
         for cable in cables:
+            netlink.up(cable.device)
             netlink.address(cable.device, f"{cable.ipv4}/24")
             if cable.ipv6 is not None:
                 netlink.address(cable.device, f"{cable.ipv6}/64")
-            netlink.up(cable.device)
         outer = next((c for c in cables if not self.networks[c.network].internal), None)
         if outer is not None:
             netlink.route("0.0.0.0/0", via=outer.gateway)
