@@ -32,7 +32,7 @@ INTERNAL_POOL: Final = "10.86.0.0/16"
 EGRESS_POOL: Final = "10.87.0.0/16"
 _LAB_V4, _HOST_V4 = "198.18.0.1", "198.18.0.2"
 _LAB_V6, _HOST_V6 = "fd87:ffff::1", "fd87:ffff::2"
-#: A router asks for its neighbours from a link-local address (RFC 4861, 7.2.2), and the kernel's own
+#: A router asks for its neighbours from a link-local address (RFC 4861, 7.2.2). The kernel's own
 #: one comes with the link's carrier, up to a second late: so each router has one from the start.
 _ROUTER: Final = "fe80::1/64"
 #: Settings that a new namespace may inherit from the machine and that would decide verdicts.
