@@ -55,10 +55,14 @@ def _check_port(port: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Tcp:
-    """A TCP connection to an address and a port, with a nonce that the far end echoes."""
+    """A TCP connection to an address and a port, with a nonce that the far end echoes.
+
+    ``mapped`` asks an IPv6 socket for the IPv4 address, as ``::ffff:…`` (RFC 4291, 2.5.5.2).
+    """
 
     host: str
     port: int
+    mapped: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", _address(self.host))
@@ -71,7 +75,7 @@ class Tcp:
 
     def operation(self) -> dict[str, object]:
         """What the probe is told."""
-        return {"kind": "tcp", "host": self.host, "port": self.port}
+        return {"kind": "tcp", "host": _spelled(self.host, self.mapped), "port": self.port}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,17 @@ class Udp:
     """A datagram to an address and a port; ``prefix`` stands before the nonce, in hex.
 
     ``answers`` says whether the far end is meant to reply; if not, only the witness can judge.
+    ``suffix`` stands behind the nonce, in hex; ``source`` is the port it is sent from, 0 for any;
+    ``mapped`` is as for :class:`Tcp`.
     """
 
     host: str
     port: int
     prefix: str = ""
     answers: bool = False
+    suffix: str = ""
+    source: int = 0
+    mapped: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", _address(self.host))
@@ -99,9 +108,11 @@ class Udp:
         """What the probe is told."""
         return {
             "kind": "udp",
-            "host": self.host,
+            "host": _spelled(self.host, self.mapped),
             "port": self.port,
             "prefix": self.prefix,
+            "suffix": self.suffix,
+            "source": self.source,
             "answers": self.answers,
         }
 
@@ -164,7 +175,44 @@ class Web:
         return what
 
 
-Stimulus = Tcp | Udp | Icmp | Web
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A whole packet that is handed to the link address of a next hop, past every own IP stack.
+
+    It needs a shot with a ``via``. A TCP one is a bare SYN and holds no nonce.
+
+    Attributes:
+        protocol: ``tcp``, ``udp`` or ``icmp``, which is an echo request.
+        prefix: stands before the nonce, in hex; ``suffix`` behind it.
+        source: the port it comes from; 0 leaves it to the probe.
+    """
+
+    host: str
+    protocol: str
+    port: int = 0
+    prefix: str = ""
+    suffix: str = ""
+    source: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", _address(self.host))
+        _check_port(self.port)
+
+    @property
+    def key(self) -> Key:
+        """Family, protocol and port."""
+        return Key(_family(self.host), self.protocol, self.port)
+
+    def operation(self) -> dict[str, object]:
+        """What the probe is told."""
+        return {"kind": "frame", **dataclasses.asdict(self)}
+
+
+Stimulus = Tcp | Udp | Icmp | Web | Frame
+
+
+def _spelled(host: str, mapped: bool) -> str:
+    return f"::ffff:{host}" if mapped else host
 
 
 def sendable(stimulus: Stimulus) -> Stimulus:
@@ -172,7 +220,15 @@ def sendable(stimulus: Stimulus) -> Stimulus:
 
     Raw sockets are for privileged probes; a ping socket sends the same bytes.
     """
-    return Icmp(stimulus.host) if isinstance(stimulus, Icmp) else stimulus
+    match stimulus:
+        case Icmp(host) | Frame(host, "icmp"):
+            return Icmp(host)
+        case Frame(host, "tcp", port):
+            return Tcp(host, port)
+        case Frame(host, "udp", port, prefix, suffix, source):
+            return Udp(host, port, prefix, suffix=suffix, source=source)
+        case _:
+            return stimulus
 
 
 def aimed_at(stimulus: Stimulus, host: str) -> Stimulus:

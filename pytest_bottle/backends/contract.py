@@ -36,6 +36,8 @@ class Vantage(enum.Enum):
     """P: a guest on the internal network with NET_ADMIN and NET_RAW: it tests the network."""
     NEIGHBOUR = "neighbour"
     """L: a privileged guest on the egress network, beside the sidecar."""
+    BYSTANDER = "bystander"
+    """A second privileged guest on the internal network, at which a control of the first shows."""
 
 
 class User(enum.Enum):
@@ -133,6 +135,8 @@ class Feature(enum.Enum):
     """What a session of the backend left can be told from outside, and removed, by its identity."""
     INVENTORY = "inventory"
     """What exists on the host can be listed."""
+    IPV6 = "ipv6"
+    """Its egress network and the far side speak IPv6."""
 
 
 class DenialForm(NamedTuple):

@@ -288,7 +288,7 @@ class EngineBackend:
     def _place(self, topology: Topology, vantage: Vantage, user: User) -> tuple[str, str]:
         if vantage is Vantage.HOST:
             return HOST, user.value
-        if vantage in (Vantage.PRIVILEGED, Vantage.NEIGHBOUR):
+        if vantage in (Vantage.PRIVILEGED, Vantage.NEIGHBOUR, Vantage.BYSTANDER):
             return self._guest(topology, vantage).name, "privileged"
         return self._guest(topology, vantage).name, user.value
 
@@ -310,7 +310,7 @@ class EngineBackend:
 
     def _attach(self, topology: Topology, vantage: Vantage) -> GuestInfo:
         name, rootfs = f"{topology.id}-{vantage.value}", topology.spec.rootfs
-        if vantage is Vantage.PRIVILEGED:
+        if vantage in (Vantage.PRIVILEGED, Vantage.BYSTANDER):
             return self.engine.run_guest(
                 GuestRequest(name, (topology.internal.name,), name, rootfs=rootfs)
             )

@@ -9,6 +9,7 @@ from pytest_bottle.backends.contract import Feature, User, Vantage
 from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.firing import Operation
 from pytest_bottle.stimulus import (
+    Frame,
     Icmp,
     Key,
     Shot,
@@ -212,5 +213,9 @@ def describe(stimulus: Stimulus) -> str:
         told = "".join(f" {name}={value}" for name, value in stimulus.variables)
         return f"https {stimulus.name} {form}{told and ' with'}{told}"
     raw = " raw" if isinstance(stimulus, Icmp) and stimulus.raw else ""
+    raw = " frame" if isinstance(stimulus, Frame) else raw
     port = f"/{key.port}" if key.port else ""
-    return f"{key.protocol}{port}{raw} to {stimulus.host}"
+    source = getattr(stimulus, "source", 0)
+    mapped = "::ffff:" if getattr(stimulus, "mapped", False) else ""
+    back = f" from port {source}" if source else ""
+    return f"{key.protocol}{port}{raw}{back} to {mapped}{stimulus.host}"

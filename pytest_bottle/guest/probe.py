@@ -170,15 +170,24 @@ def _udp(operation: Operation, deadline: float) -> Record:
     """Send the nonce; report an error that comes back, wait for an answer only if one is due."""
     nonce, due = operation["nonce"].encode(), operation.get("answers")
     with _socket(operation, socket.SOCK_DGRAM) as sock:
+        if operation.get("source"):  # several may speak from one port, each to one address
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", operation["source"]))
         sock.connect((operation["host"], operation["port"]))
         # Before any deadline is set: a datagram that waits for its turn has not timed out.
-        sock.send(bytes.fromhex(operation.get("prefix", "")) + nonce)
+        sock.send(_around(operation, nonce))
         sock.settimeout(deadline if due else 0.05)
         try:
             answer = sock.recv(2048)
         except _Timeout:
             return {"outcome": "timeout" if due else "sent"}
         return {"outcome": "answered", "echo": nonce in answer}
+
+
+def _around(operation: Operation, nonce: bytes) -> bytes:
+    """Put what stands before and behind a nonce around it."""
+    before, behind = (bytes.fromhex(operation.get(part, "")) for part in ("prefix", "suffix"))
+    return before + nonce + behind
 
 
 def _icmp(operation: Operation, deadline: float) -> Record:
@@ -529,7 +538,7 @@ def _attribute(kind: int, data: bytes) -> bytes:
 
 
 def _packed(address: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET, address)
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def _ask(kind: int, flags: int, body: bytes) -> str:
@@ -560,9 +569,13 @@ def _arp(operation: Operation, deadline: float) -> Record:
         for number in range(1, 255):
             target = base + bytes([number])
             if target != mine:
-                arp = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + mine + b"\0" * 6 + target
-                sock.send(b"\xff" * 6 + mac + b"\x08\x06" + arp)
+                sock.send(_arp_request(mac, mine, target))
         return {"outcome": "answered", "neighbours": _arp_answers(sock, deadline)}
+
+
+def _arp_request(mac: bytes, mine: bytes, target: bytes) -> bytes:
+    arp = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + mine + b"\0" * 6 + target
+    return b"\xff" * 6 + mac + b"\x08\x06" + arp
 
 
 def _arp_answers(sock: socket.socket, deadline: float) -> dict[str, str]:
@@ -663,6 +676,286 @@ def _to_relay(operation: Operation, data: bytes) -> None:
         host, port = host if bound == "0.0.0.0" else bound, struct.unpack("!H", said[8:10])[0]
     with _socket({"host": host}, socket.SOCK_DGRAM) as sock:
         sock.sendto(data, (host, port))
+
+
+# -- packets made whole, and IPv6 -----------------------------------------------------------------
+
+#: Where a packet comes from when the guest has no address of the family: some ULA (RFC 4193).
+_SOMEBODY = "fd00:86::86"
+#: Protocol numbers, and where each one's checksum stands in its header.
+_TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
+_CHECKSUMS = {_TCP: 16, _UDP: 6, _ICMP: 2, _ICMPV6: 2}
+
+
+def _frame(operation: Operation, deadline: float) -> Record:
+    """Hand a packet to the link address of a next hop: no route and no IP stack of ours has a say.
+
+    A next hop that does not answer ARP is none: then nothing was sent, and nothing is proved.
+    """
+    device, host, via = operation.get("device", "eth0"), operation["host"], operation["via"]
+    kind = 0x86DD if ":" in host else 0x0800
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as sock:
+        sock.bind((device, 0x0806))
+        mac = sock.getsockname()[4]
+        hop = _link_address(sock, mac, via, deadline)
+        source = _global_address(device) if ":" in host else _source_of(via)
+        sock.send(hop + mac + struct.pack("!H", kind) + _datagram(operation, source))
+    return {"outcome": "sent", "hop": hop.hex(":"), "source": source}
+
+
+def _link_address(sock: socket.socket, mac: bytes, address: str, deadline: float) -> bytes:
+    target, end = _packed(address), time.monotonic() + deadline
+    sock.send(_arp_request(mac, _packed(_source_of(address)), target))
+    try:
+        while True:
+            _limit(sock, end)
+            answer = sock.recv(256)
+            if answer[20:22] == b"\0\2" and answer[28:32] == target:
+                return answer[22:28]
+    except _Timeout:
+        raise RuntimeError(f"{address} does not answer ARP") from None
+
+
+def _global_address(device: str) -> str:
+    """An IPv6 address of ours that others may answer to, or one of nobody's."""
+    for found in _own_addresses():
+        if found["device"] == device and found["scope"] == 0:
+            return str(found["address"])
+    return _SOMEBODY
+
+
+def _datagram(operation: Operation, source: str) -> bytes:
+    """A whole IPv4 or IPv6 packet with a bare SYN, a datagram or an echo request in it."""
+    host, data = operation["host"], _around(operation, operation["nonce"].encode())
+    ports = (operation.get("source") or 40000, operation["port"])
+    if operation["protocol"] == "tcp":
+        number, body = _TCP, struct.pack("!HHIIBBHHH", *ports, 1, 0, 5 << 4, 2, 1024, 0, 0)
+    elif operation["protocol"] == "udp":
+        number, body = _UDP, struct.pack("!HHHH", *ports, 8 + len(data), 0) + data
+    else:
+        number = _ICMPV6 if ":" in host else _ICMP
+        body = struct.pack("!BBHHH", 128 if ":" in host else 8, 0, 0, os.getpid() & 0xFFFF, 1)
+        body += data
+    return _packet(source, host, number, body)
+
+
+def _packet(source: str, host: str, number: int, body: bytes, hops: int = 64) -> bytes:
+    """Put the IP header before a body, and the checksum into it (RFC 791, RFC 8200, 8.1)."""
+    ends = _packed(source) + _packed(host)
+    pseudo = b"" if number == _ICMP else ends + struct.pack("!II", len(body), number)
+    at = _CHECKSUMS[number]
+    body = body[:at] + struct.pack("!H", _checksum(pseudo + body) or 0xFFFF) + body[at + 2 :]
+    if ":" in host:
+        return struct.pack("!IHBB", 6 << 28, len(body), number, hops) + ends + body
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, hops, number, 0)
+    return head[:10] + struct.pack("!H", _checksum(head + ends)) + ends + body
+
+
+def _advertise(operation: Operation, _deadline: float) -> Record:
+    """Say on the link that we are a router and that a prefix is on it (RFC 4861, 4.2 and 4.6.2)."""
+    router, device = "fe80::bad:1", operation.get("device", "eth0")
+    seconds = operation["lifetime"]
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.bind((device, 0))
+        mac = sock.getsockname()[4]
+        body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, seconds, 0, 0)
+        body += struct.pack("!BBBBIII", 3, 4, 64, 0xC0, seconds, seconds, 0)
+        body += _packed(operation["prefix"]) + struct.pack("!BB", 1, 1) + mac
+        packet = _packet(router, "ff02::1", _ICMPV6, body, hops=255)
+        for _ in range(operation.get("times", 3)):
+            sock.send(b"\x33\x33\0\0\0\1" + mac + b"\x86\xdd" + packet)
+            time.sleep(0.02)
+    return {"outcome": "sent"}
+
+
+def _ipv6(operation: Operation, deadline: float) -> Record:
+    """Read this guest's IPv6 addresses, default routes and settings (proc(5)).
+
+    With a ``prefix`` it waits for an address of that, until the deadline.
+    """
+    end = time.monotonic() + deadline
+    wanted = _packed(operation.get("prefix", "::"))[:8]
+    while True:
+        addresses = _own_addresses()
+        there = any(_packed(str(one["address"]))[:8] == wanted for one in addresses)
+        if there or "prefix" not in operation or time.monotonic() >= end:
+            break
+        time.sleep(0.01)
+    return {
+        "outcome": "answered",
+        "addresses": addresses,
+        "defaults": _default_routes(),
+        "accept_ra": _settings("accept_ra"),
+        "disabled": _settings("disable_ipv6"),
+        "there": there,
+    }
+
+
+def _own_addresses() -> list[dict[str, str | int]]:
+    return [
+        {
+            "address": socket.inet_ntop(socket.AF_INET6, bytes.fromhex(words[0])),
+            "scope": int(words[3], 16),
+            "device": words[5],
+        }
+        for words in _lines("/proc/net/if_inet6")
+    ]
+
+
+def _default_routes() -> list[str]:
+    """Devices and next hops of the routes to everywhere that lead out of this guest."""
+    return [
+        f"{words[9]} via {socket.inet_ntop(socket.AF_INET6, bytes.fromhex(words[4]))}"
+        for words in _lines("/proc/net/ipv6_route")
+        if words[0] == "0" * 32 and words[1] == "00" and words[9] != "lo"
+    ]
+
+
+def _lines(path: str) -> list[list[str]]:
+    """The words of a table's lines; a kernel without IPv6 has no such table."""
+    try:
+        with open(path) as file:
+            return [line.split() for line in file]
+    except FileNotFoundError:
+        return []
+
+
+def _settings(name: str) -> dict[str, str]:
+    found, folder = {}, "/proc/sys/net/ipv6/conf"
+    with contextlib.suppress(FileNotFoundError):
+        for device in os.listdir(folder):
+            with open(f"{folder}/{device}/{name}") as file:
+                found[device] = file.read().strip()
+    return found
+
+
+def _set(operation: Operation, _deadline: float) -> Record:
+    """Write settings of a guest's own network, in their order (sysctl(8), with slashes)."""
+    for name, value in operation["values"]:
+        with open(f"/proc/sys/{name}", "w") as file:
+            file.write(value)
+    return {"outcome": "answered"}
+
+
+# -- names --------------------------------------------------------------------------------------
+
+
+def _resolve(operation: Operation, deadline: float) -> Record:
+    """Look names up as this guest is set up to, and by hand at each server that it is given.
+
+    ``name`` goes to the C library, ``raw`` with types A and AAAA to the servers of resolv.conf; a
+    guest without any asks its own loopback (resolv.conf(5)).
+    """
+    lines = _lines("/etc/resolv.conf")
+    servers = [words[1] for words in lines if words[:1] == ["nameserver"] and words[1:]]
+    answers = {
+        f"{server} {qtype}": _attempt_query(server, operation["raw"], qtype, deadline)
+        for server in (servers or ["127.0.0.1"])
+        for qtype in (1, 28)
+    }
+    try:
+        found = sorted({address for address, _ in _addresses(operation["name"], 0, deadline)})
+        library = {"outcome": "answered", "addresses": found}
+    except OSError as error:
+        library = {"outcome": "dns-failure", "detail": str(error)}
+    return {"outcome": "answered", "servers": servers, "raw": answers, "library": library}
+
+
+def _attempt_query(server: str, name: str, qtype: int, deadline: float) -> str:
+    """Say what a server made of a question: ``rcode N``, or the error's own name."""
+    question = _question(name, qtype)
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(deadline)
+            sock.connect((server, 53))
+            sock.send(question)
+            return f"rcode {sock.recv(4096)[3] & 15}"
+    except _Timeout:
+        return "timeout"
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, str(error))
+
+
+def _question(name: str, qtype: int) -> bytes:
+    """A recursive query for one name (RFC 1035, section 4)."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    ident = int.from_bytes(os.urandom(2), "big")
+    head = struct.pack("!6H", ident, 0x0100, 1, 0, 0, 0)
+    return head + labels + b"\0" + struct.pack("!HH", qtype, 1)
+
+
+def _dns_sweep(operation: Operation, deadline: float) -> Record:
+    """Ask many addresses for a name each, over UDP and, those of ``tcp``, over TCP too.
+
+    ``udp`` and ``tcp`` are addresses; the name that each is asked for begins with its place in the
+    list. Who answers with a DNS message is a resolver.
+    """
+    end, name = time.monotonic() + deadline, operation["name"]
+    answered: dict[str, list[str]] = {"udp": [], "tcp": []}
+    failed: dict[str, int] = {}
+
+    def over_tcp(number: int, host: str) -> None:
+        cause = _ask_over_tcp(host, _question(f"t{number}.{name}", 1), end)
+        if cause:
+            failed[cause] = failed.get(cause, 0) + 1
+        else:
+            answered["tcp"].append(host)
+
+    threads: list[threading.Thread] = []
+    for number, host in enumerate(operation["tcp"]):
+        thread = threading.Thread(target=over_tcp, args=(number, host), daemon=True)
+        thread.start()
+        threads.append(thread)
+    answered["udp"] = _ask_over_udp(operation["udp"], name, end, failed)
+    for thread in threads:
+        thread.join()
+    return {"outcome": "answered", "answered": answered, "failed": failed}
+
+
+def _ask_over_udp(hosts: list[str], name: str, end: float, failed: dict[str, int]) -> list[str]:
+    found: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        socks = {}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            socks[family] = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+        for number, host in enumerate(hosts):
+            sock = socks[socket.AF_INET6 if ":" in host else socket.AF_INET]
+            try:
+                sock.sendto(_question(f"u{number}.{name}", 1), (host, 53))
+            except OSError as error:
+                cause = errno.errorcode.get(error.errno or 0, str(error))
+                failed[cause] = failed.get(cause, 0) + 1
+        while time.monotonic() < end:
+            left = max(0.0, end - time.monotonic())
+            for sock in select.select(list(socks.values()), [], [], left)[0]:
+                with contextlib.suppress(OSError):
+                    answer, peer = sock.recvfrom(4096)
+                    if len(answer) >= 12 and answer[2] & 0x80:
+                        found.add(peer[0])
+    return sorted(found)
+
+
+def _ask_over_tcp(host: str, question: bytes, end: float) -> str:
+    """Ask over TCP (RFC 1035, 4.2.2); empty if a DNS message came back, or else the cause."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            _limit(sock, end)
+            sock.connect((host, 53))
+            sock.sendall(struct.pack("!H", len(question)) + question)
+            answer = b""
+            while len(answer) < 14:
+                _limit(sock, end)
+                part = sock.recv(4096)
+                if not part:
+                    return "no answer"
+                answer += part
+            return "" if answer[4] & 0x80 else "no answer"
+    except _Timeout:
+        return "timeout"
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, str(error))
 
 
 # -- waiting for others -------------------------------------------------------------------------
@@ -1069,6 +1362,12 @@ _OPERATIONS: dict[str, Callable[[Operation, float], Record]] = {
     "netlink": _netlink,
     "arp": _arp,
     "listen": _listen,
+    "frame": _frame,
+    "advertise": _advertise,
+    "ipv6": _ipv6,
+    "set": _set,
+    "resolve": _resolve,
+    "dns-sweep": _dns_sweep,
     "selftest": _selftest,
     "filters": _filters,
     "raw": _raw,

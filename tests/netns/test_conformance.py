@@ -359,13 +359,16 @@ class OutwardOddPort(InwardTcp):
 
 LEAKS: list[tuple[type[NetnsBackend], set[str]]] = [
     (Late, {"NET-05"}),
-    (RootOpen, {"NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "PXY-18"}),
+    (
+        RootOpen,
+        {*(f"NET-0{n}" for n in range(1, 6)), "IP6-01", "DNS-01", "DNS-03", "DNS-04", "PXY-18"},
+    ),
     (Corrupt, {"PXY-01"}),
     (OtherPage, {"PXY-01"}),
     (DialsVersion6, {"PXY-02"}),
     (LooksUp, {"PXY-02"}),
     (SecondProcess, {"PRV-01"}),
-    (Dns, {"NET-05"}),
+    (Dns, {"DNS-01", "DNS-04", "NET-05"}),
     (OddUdpPort, {"NET-05"}),
     (ToEgressOnly, {"NET-09"}),
     (InwardTcp, {"LAT-05"}),

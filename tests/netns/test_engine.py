@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from pytest_bottle.backends.contract import Resource, Vantage
+from pytest_bottle.backends.contract import Resource, User, Vantage
 from pytest_bottle.backends.engines.netns.canary import LOOPBACK_PORT
 from pytest_bottle.bottle import Bottle
 from pytest_bottle.conformance.mutants.base import NetnsBackend
 from pytest_bottle.errors import BringUpError
+from pytest_bottle.firing import Operation, fire
 from pytest_bottle.spec import BottleSpec, PublishedPort
-from pytest_bottle.stimulus import Icmp, Tcp
+from pytest_bottle.stimulus import Icmp, Shot, Tcp
 from tests.family import family_of
 
 
@@ -315,3 +316,19 @@ def _comm(pid: str) -> str:
 
 def _descends_from(pid: int, ancestor: int) -> bool:
     return any(process.pid == pid for process in family_of(ancestor).processes)
+
+
+def test_routers_ask_for_their_ipv6_neighbours_from_the_start(netns: NetnsBackend) -> None:
+    """H has a link-local address on each of its networks as soon as that is there.
+
+    Without one its first question is not sent, and all IPv6 of a new bottle waits for a second.
+    """
+    with Bottle(netns, BottleSpec()) as bottle:
+        table = bottle.guest(Vantage.HOST).run("cat", "/proc/net/if_inet6").out.splitlines()
+        bridge = netns.netns.bridges[bottle.topology.egress.name]
+        shot = Shot("one", Vantage.SIDECAR, Tcp("2620:4f:8000::7", 443), User.AGENT)
+        volley = fire(netns, bottle.topology, [Operation.of(shot)], deadline=0.8)
+
+    own = {words[5] for words in map(str.split, table) if words[0][:4] == "fe80"}
+    assert {"up0", bridge} <= own
+    assert volley.outcome("one") == "connected", volley.records

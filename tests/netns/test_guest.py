@@ -312,3 +312,20 @@ def test_a_guest_is_limited_in_files_and_processes(shared_bottle: Bottle) -> Non
     rows = {line[:26].strip(): line[26:].split() for line in limits.splitlines()}
     assert int(rows["Max open files"][1]) <= 4096
     assert int(rows["Max processes"][1]) <= 4096
+
+
+_LISTEN_TO_ROUTERS = "open('/proc/sys/net/ipv6/conf/eth0/accept_ra', 'w').write('2')"
+
+
+def test_only_a_privileged_probe_writes_its_networks_settings(shared_bottle: Bottle) -> None:
+    """Its control needs it to; the agent and its root find them read-only, also afterwards."""
+    argv = [shared_bottle.topology.python, "-I", "-S", "-c", _LISTEN_TO_ROUTERS]
+    setting = "/proc/sys/net/ipv6/conf/eth0/accept_ra"
+    privileged = shared_bottle.guest(Vantage.PRIVILEGED)
+
+    assert privileged.run(*argv).ok
+    assert privileged.run("cat", setting).out == "2"
+    for user in USERS:
+        refused = shared_bottle.agent.run(*argv, user=user)
+        assert "Read-only file system" in refused.err
+        assert shared_bottle.agent.run("cat", setting, user=user).out == "0"

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from pytest_bottle.backends.contract import User, Vantage
 from pytest_bottle.errors import ConfigurationError
-from pytest_bottle.stimulus import Icmp, Key, Shot, Stimulus, Tcp, Udp, Web, aimed_at, new_nonce
+from pytest_bottle.stimulus import (
+    Frame,
+    Icmp,
+    Key,
+    Shot,
+    Stimulus,
+    Tcp,
+    Udp,
+    Web,
+    aimed_at,
+    new_nonce,
+    sendable,
+)
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -21,6 +33,7 @@ ALL: list[Stimulus] = [
     Tcp("192.88.99.7", 443),
     Udp("192.88.99.7", 53, "c000", answers=True),
     Icmp("192.88.99.7", raw=True),
+    Frame("192.88.99.7", "udp", 53, "c000", source=53),
     Web("192.88.99.7", "allowed.test"),
     Web("", "allowed.test"),
 ]
@@ -160,3 +173,25 @@ def test_a_number_that_is_no_port_is_refused(port: int) -> None:
     for make in (lambda: Tcp("1.1.1.1", port), lambda: Udp("1.1.1.1", port)):
         with pytest.raises(ConfigurationError, match="0-65535"):
             make()
+
+
+def test_a_frame_needs_no_stack_and_an_open_guest_sends_the_same() -> None:
+    """What a guest without privileges sends in its place has the same key and the same words."""
+    query = Frame("192.88.99.7", "udp", 53, "00", "01", source=53)
+    others = [Frame("2620:4f:8000::7", "tcp", 443), Frame("2620:4f:8000::7", "icmp")]
+
+    assert sendable(query) == Udp("192.88.99.7", 53, "00", suffix="01", source=53)
+    assert [sendable(frame) for frame in others] == [
+        Tcp("2620:4f:8000::7", 443),
+        Icmp("2620:4f:8000::7"),
+    ]
+    assert [sendable(frame).key for frame in others] == [frame.key for frame in others]
+
+
+@pytest.mark.parametrize(
+    "stimulus", [Tcp("192.88.99.7", 443, mapped=True), Udp("192.88.99.7", 443, mapped=True)]
+)
+def test_a_mapped_address_is_asked_for_by_an_ipv6_socket(stimulus: Stimulus) -> None:
+    """The probe is told the long form; the witness will hear IPv4, which is what the key says."""
+    assert stimulus.operation()["host"] == "::ffff:192.88.99.7"
+    assert (stimulus.key.family, stimulus.host) == (4, "192.88.99.7")

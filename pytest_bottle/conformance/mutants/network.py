@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Topology
 
 
-@mutant("NET-01", also={"NET-03", "NET-04", "NET-09", "PXY-18"})
+@mutant("NET-01", also={"IP6-01", "NET-03", "NET-04", "NET-09", "PXY-18"})
 class LiteralTcp(Leaky):
     """TCP to ports 80 and 443 gets out by address, as in apple/container#2062.
 
@@ -32,7 +32,7 @@ class OnePort(Leaky):
         self.give_default_route(topology)
 
 
-@mutant("NET-05", also={"NET-09"})
+@mutant("NET-05", also={"IP6-01", "NET-09"})
 class Quic(Leaky):
     """UDP to port 443 gets out."""
 
@@ -41,7 +41,7 @@ class Quic(Leaky):
         self.give_default_route(topology)
 
 
-@mutant("NET-09", also={"NET-04", "NET-05"})
+@mutant("NET-09", also={"DNS-01", "NET-04", "NET-05"})
 class Router(Leaky):
     """H forwards for the internal bridge; the agent still has no default route."""
 

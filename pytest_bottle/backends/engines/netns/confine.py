@@ -306,6 +306,15 @@ def _mount_proc(root: str) -> None:
             linux.attach_tree(linux.clone_tree("/dev/null"), path)
 
 
+def uncover_settings() -> None:
+    """Let the calling process, alone in its guest, write the settings that its rights reach.
+
+    With NET_ADMIN those are the network namespace's own: what a control needs to be set up.
+    """
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.unmount("/proc/sys")
+
+
 # -- what a guest may do ----------------------------------------------------------
 
 

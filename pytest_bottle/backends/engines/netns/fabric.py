@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _LAB_V4, _HOST_V4 = "198.18.0.1", "198.18.0.2"
 _LAB_V6, _HOST_V6 = "fd87:ffff::1", "fd87:ffff::2"
+#: A router asks for its neighbours from a link-local address (RFC 4861, 7.2.2). The kernel's own
+#: one comes with the link's carrier, up to a second late: so each router has one from the start.
+_ROUTER: Final = "fe80::1/64"
 #: Settings that a new namespace may inherit from the machine and that would decide verdicts.
 _QUIET: Final = {
     "net/ipv4/ip_forward": "0",
@@ -49,6 +52,8 @@ _QUIET: Final = {
     "net/ipv6/conf/default/accept_ra": "0",
     "net/ipv6/conf/default/accept_dad": "0",
     "net/ipv4/ping_group_range": "0 0",
+    # As in Docker's containers: who may send from port 53 shows whether that opens anything.
+    "net/ipv4/ip_unprivileged_port_start": "0",
     # A closed port must say so each time it is asked, or it reads like a silent one.
     "net/ipv4/icmp_ratelimit": "0",
 }
@@ -190,9 +195,12 @@ class Fabric:
         lab.netlink.adopt("up0", lab_index)
         for side, v4, v6 in ((host, _HOST_V4, _HOST_V6), (lab, _LAB_V4, _LAB_V6)):
             side.netlink.flush()
+            # Up first: while a link is down it gets no multicast route, and not at once when it
+            # comes up; a neighbour's first question (RFC 4861) would then stay unanswered.
+            side.netlink.up("up0")
             side.netlink.address("up0", f"{v4}/30")
             side.netlink.address("up0", f"{v6}/64")
-            side.netlink.up("up0")
+            side.netlink.address("up0", _ROUTER if side is lab else "fe80::2/64")
         host.netlink.route("0.0.0.0/0", via=_LAB_V4)
         host.netlink.route("::/0", via=_LAB_V6)
         host.netlink.rule(Rule(100, FR_ACT_PROHIBIT, iif="up0", to=INTERNAL_POOL))
@@ -201,7 +209,6 @@ class Fabric:
             {
                 "net/ipv4/conf/up0/forwarding": "1",
                 "net/ipv6/conf/all/forwarding": "1",
-                "net/ipv4/ip_unprivileged_port_start": "0",
             }
         )
         # Every address is local here, but only where no longer prefix says otherwise (main table).
@@ -210,7 +217,7 @@ class Fabric:
         for pool in (INTERNAL_POOL, EGRESS_POOL):
             lab.netlink.route(pool, via=_HOST_V4)
         lab.netlink.route("fd87::/16", via=_HOST_V6)
-        lab.sysctls({"net/ipv4/ip_unprivileged_port_start": "0"})
+        lab.netlink.flush()
 
     def _free_numbers(self, *, internal: bool) -> list[int]:
         known = [*self.networks.values(), *self._retired]
@@ -240,14 +247,15 @@ class Fabric:
         netlink.bridge(network.bridge, self.host.index())
         if internal:
             self.host.sysctls({f"net/ipv6/conf/{network.bridge}/disable_ipv6": "1"})
-        else:
+        netlink.up(network.bridge)
+        if not internal:
             netlink.address(network.bridge, f"{network.ipv6(1)}/64")
+            netlink.address(network.bridge, _ROUTER)
         walls = self._walls_of(network)
         for rule in walls:
             netlink.rule(rule)
         self._walls += walls
         netlink.address(network.bridge, network.cidr(1))
-        netlink.up(network.bridge)
         if network.custom:
             self.lab.netlink.route(network.subnet, via=_HOST_V4)
             self.lab.netlink.flush()
@@ -360,10 +368,10 @@ class Fabric:
             space.sysctls({f"net/ipv6/conf/{name}/disable_ipv6": "1" for name in without_v6})
         for cable in cables:
             network = self.networks[cable.network]
+            netlink.up(cable.device)
             netlink.address(cable.device, f"{cable.ipv4}/{network.ipv4_net.bits}")
             if cable.ipv6 is not None:
                 netlink.address(cable.device, f"{cable.ipv6}/64")
-            netlink.up(cable.device)
         outer = next((c for c in cables if not self.networks[c.network].internal), None)
         if outer is not None:
             netlink.route("0.0.0.0/0", via=outer.gateway)

@@ -270,6 +270,8 @@ class Guests:
             try:
                 for number, fd in enumerate(files[:3]):
                     os.dup2(fd, number)
+                if user == PRIVILEGED:
+                    confine.uncover_settings()
                 self._users.become(user)
                 os.chdir(folder)
                 os.execvpe(argv[0], list(argv), dict(environment))

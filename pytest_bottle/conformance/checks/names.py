@@ -1,0 +1,322 @@
+"""DNS: names, and who carries them out."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pytest_bottle.backends.contract import Feature, User, Vantage
+from pytest_bottle.conformance.checks.ipv6 import block_frame
+from pytest_bottle.conformance.conditions import ALLOWED
+from pytest_bottle.conformance.registry import Level, Severity, Witness, check
+from pytest_bottle.firing import Operation
+from pytest_bottle.guest import dnswire
+from pytest_bottle.stimulus import Frame, Udp, new_nonce
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.conformance.plan import Plan
+    from pytest_bottle.firing import Record
+    from pytest_bottle.internet.records import Heard
+
+#: A zone that no bottle lets anybody ask for; PXY-02 wants to hear nothing of denied.test.
+_ZONE = "elsewhere.test"
+_LAB = frozenset({Feature.LAB})
+_DIRECT = _LAB | {Feature.OPEN_GUEST, Feature.PRIVILEGED_PROBE, Feature.NEIGHBOUR}
+
+
+def _query() -> tuple[str, str]:
+    """A question about a name: what stands before and behind the nonce in it, in hex."""
+    hole = "x" * len(new_nonce())
+    before, _, behind = dnswire.build_query(f"{hole}.{_ZONE}", dnswire.A, 0x0D01).partition(
+        hole.encode()
+    )
+    return before.hex(), behind.hex()
+
+
+def _straight(plan: Plan) -> None:
+    before, behind = _query()
+    for family in (4, 6) if Feature.IPV6 in plan.features else (4,):
+        for source in (0, 53):
+            target = plan.target(family)
+            query = Udp(target, 53, before, suffix=behind, source=source)
+            plan.block("DNS-01", Vantage.AGENT, query)
+        frame = Frame(plan.target(family), "udp", 53, before, behind, source=53)
+        block_frame(plan, "DNS-01", frame, plan.topology.internal.gateway)
+
+
+@check(
+    "DNS-01",
+    "No query straight to an outside resolver (UDP 53, IPv4 and IPv6)",
+    needs=_DIRECT,
+    evidence=(
+        "https://github.com/anthropics/claude-code/issues/36907",
+        "https://github.com/github/gh-aw-firewall/issues/9",
+        "https://github.com/agentcage/agentcage/pull/217",
+        "https://github.com/github/gh-aw-firewall/pull/68",
+    ),
+    stimuli=_straight,
+)
+def no_query_straight_out(bench: Bench) -> str:
+    """The agent cannot speak DNS to an address of its choosing: a query that it makes by hand,
+    from any port and from port 53, reaches no resolver; nor does one that a privileged probe hands
+    to the gateway.
+    """
+    note = bench.require_blocked()
+    return note if Feature.IPV6 in bench.features else f"{note}; IPv4 only, there is no other"
+
+
+# -- resolvers that carry names out ----------------------------------------------------------------
+
+#: Seconds that a resolver inside may take; the answer from the far side is back in milliseconds.
+_PATIENCE = 0.6
+#: Where platforms keep helpers: Docker, systemd-resolved, slirp4netns, podman, clouds.
+_HELPERS = ("127.0.0.11", "127.0.0.1", "127.0.0.53", "10.0.2.3", "169.254.1.1", "169.254.169.253")
+_ASKED, _ALLOWED, _FAR = "DNS-03 agent", "DNS-03 sidecar", "DNS-04 sidecar"
+
+
+def _users(plan: Plan) -> tuple[User, ...]:
+    return (User.AGENT, User.ROOT) if Feature.EXEC_ROOT in plan.features else (User.AGENT,)
+
+
+def _resolve(zone: str) -> dict[str, object]:
+    """A lookup under two names of its own: one by hand, one by the library."""
+    raw, name = (f"{new_nonce()}.{zone}" for _ in range(2))
+    return {"kind": "resolve", "raw": raw, "name": name, "deadline": _PATIENCE}
+
+
+def _given_resolver(plan: Plan) -> None:
+    for user in _users(plan):
+        name = f"{_ASKED} as {user.value}"
+        plan.during.append(Operation(name, Vantage.AGENT, _resolve(_ZONE), user))
+    plan.during.append(Operation(_ALLOWED, Vantage.SIDECAR, _resolve(ALLOWED)))
+
+
+@check(
+    "DNS-03",
+    "The given resolver does not carry denied names out",
+    needs=_LAB,
+    evidence=(
+        "CVE-2024-29018",
+        "GHSA-mq39-4gv4-mvpx",
+        "https://github.com/moby/moby/issues/47333",
+        "https://github.com/containers/aardvark-dns/pull/447",
+        "https://github.com/podman-container-tools/podman/issues/22827",
+        "https://github.com/agentcage/agentcage/issues/213",
+        "https://github.com/superradcompany/microsandbox/issues/675",
+        "https://github.com/anthropic-experimental/sandbox-runtime/issues/88",
+    ),
+    stimuli=_given_resolver,
+)
+def resolver_carries_nothing_out(bench: Bench) -> str:
+    """Asking the configured resolver for a name off the list causes no query to leave the bottle,
+    whatever it answers.
+    """
+    operations = _fired(bench, _ASKED)
+    _require_unheard(bench, {str(o.what[key]) for o in operations for key in ("raw", "name")})
+    _require_lookups_heard(bench)
+    seen = set()
+    for operation in operations:
+        record = _record(bench, operation)
+        servers = ", ".join(record["servers"]) or "none, so 127.0.0.1"
+        seen.add(f"servers: {servers}; {', '.join(sorted(set(record['raw'].values())))}")
+    return " / ".join(sorted(seen))
+
+
+def _fired(bench: Bench, prefix: str) -> list[Operation]:
+    return [o for o in bench.evidence.plan.during if o.name.startswith(prefix)]
+
+
+def _record(bench: Bench, operation: Operation) -> Record:
+    volley = bench.evidence.volley
+    record = volley.records.get(operation.name)
+    if record is None or record["outcome"] != "answered":
+        raise bench.inconclusive(f"{operation.name}: {record or volley.failures}")
+    return record
+
+
+def _nonce(name: str) -> bytes:
+    return name.partition(".")[0].encode()
+
+
+def _about(bench: Bench, nonces: Iterable[bytes]) -> list[Heard]:
+    """What the witness heard with one of these nonces in it; names may change their case."""
+    wanted = list(nonces)
+    records = bench.evidence.since_opened
+    return [r for r in records if any(nonce in r.payload.lower() for nonce in wanted)]
+
+
+def _require_unheard(bench: Bench, names: Iterable[str]) -> None:
+    heard = _about(bench, map(_nonce, names))
+    if heard:
+        first = heard[0]
+        raise bench.violation(
+            f"the witness heard {len(heard)} packets with names that the agent asked for, the "
+            f"first from {first.src} to {first.dst}:{first.dport} at {first.time_ns / 1e9:.3f} s"
+        )
+
+
+def _require_lookups_heard(bench: Bench) -> None:
+    """The controls: the path works, and what the sidecar asks its resolver for is heard."""
+    unmet = bench.unmet() or (
+        f"the witness lost {bench.evidence.lost} packets" if bench.evidence.lost else ""
+    )
+    if unmet:
+        raise bench.inconclusive(unmet)
+    (asked,) = _fired(bench, _ALLOWED)
+    for key in ("raw", "name"):
+        if not _about(bench, [_nonce(str(asked.what[key]))]):
+            record = bench.evidence.volley.records.get(_ALLOWED)
+            raise bench.inconclusive(f"a name that the sidecar asked for was not heard: {record}")
+
+
+def _resolvers_nearby(plan: Plan) -> list[str]:
+    """Every address that might resolve names for the agent: what is on its link, and helpers.
+
+    Nobody is asked who did not answer ARP: the kernel's own notice of that, seconds later, would
+    count as a packet that came to the agent.
+    """
+    topology = plan.topology
+    near = {*plan.neighbours, topology.internal.gateway, topology.sidecar_address}
+    beyond = {topology.egress.gateway, topology.sidecar_outer_address, *topology.resolvers}
+    if topology.internal.subnet6:
+        beyond.add(str(ip_network(topology.internal.subnet6)[1]))
+    return sorted({*near, *beyond, *_HELPERS})
+
+
+def _sweep(hosts: list[str]) -> dict[str, object]:
+    # The place in the list stands before the nonce, as a label of its own.
+    name = f"{new_nonce()}.{_ZONE}"
+    return {"kind": "dns-sweep", "udp": hosts, "tcp": hosts, "name": name, "deadline": _PATIENCE}
+
+
+def _everybody(plan: Plan) -> None:
+    hosts = _resolvers_nearby(plan)
+    for user in _users(plan):
+        name = f"DNS-04 agent as {user.value}"
+        plan.during.append(Operation(name, Vantage.AGENT, _sweep(hosts), user))
+    plan.during.append(Operation(_FAR, Vantage.SIDECAR, _sweep([plan.target()])))
+
+
+@check(
+    "DNS-04",
+    "No recursion from any address on the link",
+    needs=_LAB | {Feature.PRIVILEGED_PROBE},
+    evidence=(
+        "https://github.com/agentcage/agentcage/issues/213",
+        "https://github.com/brightwave-inc/tidebreak/issues/1346",
+    ),
+    stimuli=_everybody,
+)
+def no_recursion_nearby(bench: Bench) -> str:
+    """Every host that answers on port 53 inside the bottle obeys DNS-03, and they are just those
+    that the topology declares.
+    """
+    operations = _fired(bench, "DNS-04 agent")
+    _require_unheard(bench, (str(o.what["name"]) for o in operations))
+    found = {
+        host
+        for operation in operations
+        for hosts in bench.evidence.volley.records.get(operation.name, {})
+        .get("answered", {})
+        .values()
+        for host in hosts
+    }
+    declared = set(bench.topology.resolvers)
+    if found - declared:
+        raise bench.violation(f"resolvers that nobody declared: {', '.join(sorted(found))}")
+    _require_lookups_heard(bench)
+    for operation in operations:
+        _record(bench, operation)
+    _require_far_sweep(bench)
+    if found != declared:
+        raise bench.violation(f"declared {sorted(declared)}, and only {sorted(found)} answer")
+    asked = len(operations[0].what["udp"]) if operations else 0  # type: ignore[arg-type]
+    return f"{asked} addresses asked over UDP and TCP, {len(found)} resolvers, none carries out"
+
+
+def _require_far_sweep(bench: Bench) -> None:
+    """The control: the same sweep finds a resolver where there is one, and is heard there."""
+    (far,) = _fired(bench, _FAR)
+    answered = _record(bench, far)["answered"]
+    if answered["udp"] != far.what["udp"] or answered["tcp"] != far.what["tcp"]:
+        raise bench.inconclusive(f"the sweep finds no resolver at the far side: {answered}")
+    if not _about(bench, [_nonce(str(far.what["name"]))]):
+        raise bench.inconclusive("the sweep of the far side was not heard there")
+
+
+# -- finding the sidecar ---------------------------------------------------------------------------
+
+
+@check(
+    "DNS-10",
+    "Finding the sidecar needs no engine DNS, and the sidecar can resolve",
+    level=Level.QUIRK,
+    severity=Severity.LOW,
+    witness=Witness.NO,
+    needs=_LAB,
+    evidence=(
+        "bot-bottle spike S17",
+        "https://github.com/apple/container/issues/1986",
+        "https://github.com/podman-container-tools/podman/issues/29175",
+        "https://github.com/podman-container-tools/podman/issues/22807",
+    ),
+)
+def sidecar_is_found_by_address(bench: Bench) -> str:
+    """The bottle passes the sidecar as an address; names that the engine does not serve are not
+    relied on; the sidecar resolves allowed names with the servers that it was given.
+    """
+    named = _names_in_proxy_variables(bench)
+    if named:
+        raise bench.violation(f"the agent's proxy is given by name: {', '.join(named)}")
+    unmet = bench.unmet()
+    if unmet:
+        raise bench.inconclusive(unmet)
+    proxy = bench.topology.proxy
+    what = {"kind": "tcp", "host": proxy.host, "port": proxy.port, "nonce": new_nonce()}
+    reached = bench.probe(Vantage.AGENT, what)
+    if reached["outcome"] != "connected":
+        raise bench.violation(f"the agent does not reach {proxy}: {reached['outcome']}")
+    _require_sidecar_resolves(bench)
+    return f"{proxy} connects; by the name {bench.topology.sidecar.name}: {_by_name(bench)}"
+
+
+def _names_in_proxy_variables(bench: Bench) -> list[str]:
+    """The agent's own proxy variables whose host is no address."""
+    names = [f"{scheme}_proxy" for scheme in ("http", "https", "all")]
+    what = {"kind": "variables", "names": [*names, *map(str.upper, names)]}
+    record = bench.probe(Vantage.AGENT, what)
+    variables: dict[str, str | None] = record.get("variables", {})
+    proxies = {name: url for name, url in variables.items() if url}
+    if not proxies:
+        raise bench.inconclusive(f"the agent has no proxy variables: {record}")
+    return [f"{name}={url}" for name, url in sorted(proxies.items()) if not _is_literal(url)]
+
+
+def _is_literal(url: str) -> bool:
+    try:
+        ip_address(urlsplit(url if "://" in url else f"http://{url}").hostname or "")
+    except ValueError:
+        return False
+    return True
+
+
+def _require_sidecar_resolves(bench: Bench) -> None:
+    """Ask as the sidecar's own programs do, and by hand at a server that we name."""
+    own = bench.probe(Vantage.SIDECAR, _resolve(ALLOWED))
+    if own.get("library", {}).get("outcome") != "answered":
+        raise bench.violation(f"the sidecar cannot resolve {ALLOWED}: {own}")
+    explicit = bench.probe(
+        Vantage.SIDECAR, _sweep([bench.backend.internet.addresses_of(ALLOWED)[0]])
+    )
+    if not explicit.get("answered", {}).get("udp"):
+        raise bench.violation(f"the sidecar cannot ask a server of its choice: {explicit}")
+
+
+def _by_name(bench: Bench) -> str:
+    what = {**_resolve(_ZONE), "name": bench.topology.sidecar.name}
+    library = bench.probe(Vantage.AGENT, what).get("library", {})
+    return ", ".join(library.get("addresses", ())) or "not found"

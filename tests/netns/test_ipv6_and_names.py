@@ -1,0 +1,168 @@
+"""The checks of IPv6 and of names on backends that a hasty check would misjudge."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bottle.backends.contract import ExecResult, Vantage
+from pytest_bottle.conformance.bench import Bench
+from pytest_bottle.conformance.mutants.base import NetnsBackend
+from pytest_bottle.conformance.mutants.ipv6 import Version6
+from pytest_bottle.conformance.mutants.names import Forwards
+from pytest_bottle.conformance.registry import all_checks
+from pytest_bottle.errors import Inconclusive, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_bottle.backends.contract import Topology
+    from pytest_bottle.spec import BottleSpec
+
+pytestmark = pytest.mark.usefixtures("netns_works")
+
+
+def run(backend: NetnsBackend, identity: str) -> str:
+    """Run one check on a backend and end it."""
+    check = next(check for check in all_checks() if check.id == identity)
+    try:
+        return Bench(backend).run(check)
+    finally:
+        backend.close()
+
+
+# -- routers --------------------------------------------------------------------------------------
+
+
+class Mute(NetnsBackend):
+    """One operation of the probe is answered without being done."""
+
+    def __init__(self, vantage: Vantage, kind: str, outcome: str) -> None:
+        super().__init__()
+        self.silent = vantage, f'"kind": "{kind}"'.encode(), outcome
+
+    def exec(
+        self,
+        topology: Topology,
+        vantage: Vantage,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        **more: Any,
+    ) -> ExecResult:
+        """Run a command, or only say so."""
+        where, kind, outcome = self.silent
+        if vantage is not where or kind not in stdin:
+            return super().exec(topology, vantage, argv, stdin=stdin, **more)
+        names = [part.split('"')[0] for part in stdin[-500:].decode("latin-1").split('"id": "')[1:]]
+        lines = [json.dumps({"id": name, "outcome": outcome}) for name in names]
+        return ExecResult(0, "\n".join([*lines, '{"done": 1}']).encode(), b"")
+
+
+@pytest.mark.parametrize(
+    ("backend", "why"),
+    [
+        ((Vantage.PRIVILEGED, "advertise", "sent"), "did not take the router's prefix up"),
+        ((Vantage.BYSTANDER, "set", "tool-error"), "cannot be made to listen"),
+        ((Vantage.AGENT, "ipv6", "tool-error"), "tables cannot be read"),
+    ],
+)
+def test_a_router_that_nobody_heard_proves_nothing(
+    backend: tuple[Vantage, str, str], why: str
+) -> None:
+    """Without its control, or the agent's own tables, IP6-02 is inconclusive."""
+    with pytest.raises(Inconclusive, match=why):
+        run(Mute(*backend), "IP6-02")
+
+
+class Given(Version6):
+    """The agent has IPv6 on purpose, or by mistake; nothing is forwarded."""
+
+    declared = True
+
+    def weaken(self, topology: Topology) -> None:
+        """Give the agent an address and a router."""
+        self.give_version6(topology)
+
+    def up(self, spec: BottleSpec) -> Topology:
+        """Bring a bottle up, and say so or not."""
+        topology = super().up(spec)
+        network = topology.internal._replace(
+            subnet6=f"{self._prefix(topology)}/64" if self.declared else ""
+        )
+        return topology._replace(internal=network)
+
+
+class Unmeant(Given):
+    """Nobody declared it."""
+
+    declared = False
+
+
+def test_declared_addresses_are_as_they_should_be() -> None:
+    """Where the topology has IPv6, its addresses are no violation; routers are ignored as ever."""
+    assert "fd87:86:" in run(Given(), "IP6-02")
+
+
+def test_an_address_that_nobody_declared_is_found() -> None:
+    """It needs no router to be one too many."""
+    with pytest.raises(Violation, match="before any router spoke"):
+        run(Unmeant(), "IP6-02")
+
+
+# -- resolvers ------------------------------------------------------------------------------------
+
+_SINKHOLE = """
+import socket, sys
+sock = socket.socket(2, 2)
+sock.bind((sys.argv[1], 53))
+while True:
+    data, peer = sock.recvfrom(4096)
+    if data == b"end":
+        sys.exit()
+    sock.sendto(data[:2] + b"\\x81\\x83" + data[4:], peer)
+"""
+
+
+class Sinkhole(Forwards):
+    """The bridge's address says that no name exists, and asks nobody."""
+
+    program = _SINKHOLE
+    declared = True
+
+    def up(self, spec: BottleSpec) -> Topology:
+        """Bring a bottle up, and say so or not."""
+        topology = super().up(spec)
+        self.forward(topology, "host", topology.internal.gateway)
+        return topology._replace(resolvers=(topology.internal.gateway,) if self.declared else ())
+
+
+class Unknown(Sinkhole):
+    """Nobody declared it."""
+
+    declared = False
+
+
+class Missing(NetnsBackend):
+    """A resolver is declared, and there is none."""
+
+    def up(self, spec: BottleSpec) -> Topology:
+        """Bring a bottle up, and promise something."""
+        topology = super().up(spec)
+        return topology._replace(resolvers=(topology.internal.gateway,))
+
+
+def test_a_declared_resolver_that_carries_nothing_out_is_fine() -> None:
+    """DNS-04 is about recursion; a sinkhole that the topology names may answer."""
+    assert "1 resolvers, none carries out" in run(Sinkhole(), "DNS-04")
+
+
+@pytest.mark.parametrize(
+    ("make", "why"), [(Unknown, "nobody declared"), (Missing, "and only .* answer")]
+)
+def test_resolvers_are_just_the_declared_ones(make: type[NetnsBackend], why: str) -> None:
+    """One that nobody declared is one too many, although it asks nobody; so is an empty promise."""
+    with pytest.raises(Violation, match=why):
+        run(make(), "DNS-04")
