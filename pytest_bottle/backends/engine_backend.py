@@ -236,8 +236,8 @@ class EngineBackend:
         return {"sidecar": self.engine.logs(topology.sidecar.name)}
 
     def fault(self, topology: Topology, fault: Fault) -> None:
-        """Do harm to the sidecar."""
-        raise NotImplementedError
+        """Do harm to the sidecar; the bottle is fit only to be taken down then."""
+        self.engine.fault(topology.sidecar.name, fault, topology.egress.name)
 
     @property
     def session(self) -> str:

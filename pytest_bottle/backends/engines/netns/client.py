@@ -36,6 +36,7 @@ _KINDS: dict[str, type[BottleError]] = {
     "guest_add": BringUpError,
     "sidecar": BringUpError,
     "exec": TransportError,
+    "fault": TransportError,
 }
 
 

@@ -6,7 +6,8 @@
     owns every       \
     address           +-- int<n> (bridge) --  sidecar, agent, privileged probe
 
-H forwards for the egress bridges and the uplink, never for an internal bridge.
+H forwards for the egress bridges and the uplink, never for an internal bridge. To an internal
+network it speaks ARP and ICMP, and nothing else: not even its own services answer there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pytest_bottle.backends.engines.netns import linux
 from pytest_bottle.backends.engines.netns.children import Refused
 from pytest_bottle.backends.engines.netns.rtnetlink import (
+    FR_ACT_NOP,
     FR_ACT_PROHIBIT,
     RTN_LOCAL,
     Netlink,
@@ -185,6 +187,7 @@ class Fabric:
         host.netlink.route("0.0.0.0/0", via=_LAB_V4)
         host.netlink.route("::/0", via=_LAB_V6)
         host.netlink.rule(Rule(100, FR_ACT_PROHIBIT, iif="up0", to=INTERNAL_POOL))
+        self._turn_away()
         # IPv6 forwards only where all.forwarding is on; internal bridges have no IPv6 at all.
         host.sysctls(
             {
@@ -200,6 +203,19 @@ class Fabric:
             lab.netlink.route(pool, via=_HOST_V4)
         lab.netlink.route("fd87::/16", via=_HOST_V6)
         lab.sysctls({"net/ipv4/ip_unprivileged_port_start": "0"})
+
+    def _turn_away(self) -> None:
+        """Let no service of H be reached from an internal network, whichever address it has there.
+
+        H has no way back to one by TCP or UDP, and a bridge with rp_filter takes nothing in to
+        which there is no way back (RFC 3704), broadcasts included.
+        """
+        for protocol in ("tcp", "udp"):
+            self.host.netlink.rule(
+                Rule(20, FR_ACT_PROHIBIT, iif="lo", to=INTERNAL_POOL, protocol=protocol)
+            )
+        # For rules about what it sends itself the kernel does not look into what it receives.
+        self.host.netlink.rule(Rule(21, FR_ACT_NOP, iif="up0", protocol="udp"))
 
     def _free_numbers(self, *, internal: bool) -> list[int]:
         known = [*self.networks.values(), *self._retired]
@@ -226,7 +242,12 @@ class Fabric:
         netlink = self.host.netlink
         netlink.bridge(network.bridge, self.host.index())
         if internal:
-            self.host.sysctls({f"net/ipv6/conf/{network.bridge}/disable_ipv6": "1"})
+            self.host.sysctls(
+                {
+                    f"net/ipv6/conf/{network.bridge}/disable_ipv6": "1",
+                    f"net/ipv4/conf/{network.bridge}/rp_filter": "1",
+                }
+            )
         else:
             netlink.address(network.bridge, f"{network.ipv6(1)}/64")
             for pool in (INTERNAL_POOL, EGRESS_POOL):
