@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     Reply = Callable[[str, bytes], bytes]
 
 _ECHO = b"BOTTLE-ECHO"
+#: The port that packets come from which we make ourselves.
+HANDMADE = 40000
 #: Seconds that a name may take at least: a resolver's first retry, and the answer to it.
 _RESOLVING = 6.0
 #: More than this in a line of a head, or in lines, is no head.
@@ -169,6 +171,7 @@ def _udp(operation: Operation, deadline: float) -> Record:
     """Send the nonce; report an error that comes back, wait for an answer only if one is due."""
     nonce, due = operation["nonce"].encode(), operation.get("answers")
     with _socket(operation, socket.SOCK_DGRAM) as sock:
+        _address_many(sock, operation)
         sock.connect((operation["host"], operation["port"]))
         # Before any deadline is set: a datagram that waits for its turn has not timed out.
         sock.send(bytes.fromhex(operation.get("prefix", "")) + nonce)
@@ -178,6 +181,14 @@ def _udp(operation: Operation, deadline: float) -> Record:
         except _Timeout:
             return {"outcome": "timeout" if due else "sent"}
         return {"outcome": "answered", "echo": nonce in answer}
+
+
+def _address_many(sock: socket.socket, operation: Operation) -> None:
+    """Allow a broadcast; ``device`` stands in for the route that "everybody here" has not."""
+    if operation.get("broadcast"):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        device = operation.get("device", "eth0").encode()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
 
 
 def _icmp(operation: Operation, deadline: float) -> Record:
@@ -239,7 +250,7 @@ def _sweep(sock: socket.socket, packets: Iterable[tuple[bytes, tuple[str, int]]]
 
 def _syns(source: str, host: str, ports: Iterable[int]) -> Iterator[bytes]:
     # Source port, destination port, sequence number 1, header of 5 words, SYN, window.
-    head = struct.pack("!HHIIBBHHH", 40000, 0, 1, 0, 5 << 4, 2, 1024, 0, 0)
+    head = struct.pack("!HHIIBBHHH", HANDMADE, 0, 1, 0, 5 << 4, 2, 1024, 0, 0)
     pseudo = _packed(source) + _packed(host) + struct.pack("!BBH", 0, 6, len(head))
     base = ~_checksum(pseudo + head) & 0xFFFF
     for port in ports:
@@ -481,7 +492,61 @@ def _status_of(pid: str) -> dict[str, str | None]:
     with open(f"/proc/{pid}/status") as file:
         lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     names = ("Name", "Uid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
-    return {name: lines.get(name) for name in (*names, "Seccomp")}
+    return {name: lines.get(name) for name in (*names, "Seccomp", "State")}
+
+
+def _namespaces(_operation: Operation, _deadline: float) -> Record:
+    """Read which namespaces we are in, and the kernel whose numbers these are (namespaces(7))."""
+    found = {}
+    for name in ("net", "pid", "ipc", "mnt", "uts", "user"):
+        found[name] = os.readlink(f"/proc/self/ns/{name}")
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return {"outcome": "answered", "namespaces": found, "kernel": file.read().strip()}
+
+
+def _setns(_operation: Operation, _deadline: float) -> Record:
+    """Try to enter the network namespace of every process that we can see (setns(2))."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    answers = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/ns/net") as file:
+                code = ctypes.get_errno() if libc.setns(file.fileno(), 0x40000000) else 0
+        except OSError as error:  # we may not even look at it, or it has ended
+            code = error.errno or 0
+        answers[pid] = errno.errorcode.get(code, str(code)) if code else "done"
+    return {"outcome": "answered", "answers": answers}
+
+
+def _addresses_here(_operation: Operation, _deadline: float) -> Record:
+    """List the addresses of every interface here: its name, the address, the prefix's length."""
+    found: list[list[str | int]] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        sock.settimeout(2)
+        sock.send(struct.pack("IHHIIBxxxI", 24, 22, 0x301, 1, 0, 0, 0))  # RTM_GETADDR, all
+        while True:
+            for kind, body in _messages(sock.recv(1 << 16)):
+                if kind != 20:  # RTM_NEWADDR; the end, or an error
+                    return {"outcome": "answered", "addresses": found}
+                family, length, _, _, index = struct.unpack_from("BBBBI", body)
+                parts = dict(_messages(body[8:], "HH"))
+                raw = parts.get(2) or parts.get(1)  # our own end, where the link has two
+                if raw and family in (socket.AF_INET, socket.AF_INET6):
+                    address = socket.inet_ntop(family, raw)
+                    found.append([socket.if_indextoname(index), address, length])
+
+
+def _messages(data: bytes, head: str = "IH") -> Iterator[tuple[int, bytes]]:
+    """Take messages or attributes apart: the kind of each and what is in it (netlink(7))."""
+    skip = 16 if head == "IH" else 4
+    while len(data) >= skip:
+        length, kind = struct.unpack_from(head, data)
+        if length < skip:
+            return
+        yield kind, data[skip:length]
+        data = data[(length + 3) & ~3 :]
 
 
 def _netlink(operation: Operation, _deadline: float) -> Record:
@@ -570,27 +635,51 @@ def _arp_answers(sock: socket.socket, deadline: float) -> dict[str, str]:
         return found
 
 
+def _frame(operation: Operation, _deadline: float) -> Record:
+    """Send a SYN, or a datagram with the nonce, in a frame to a link address of our choice.
+
+    So a packet gets on the wire that our own kernel would not send, to 127.0.0.1 for example.
+    """
+    host, source, port = operation["host"], operation["source"], operation["port"]
+    if operation["protocol"] == "tcp":
+        number, body = 6, next(_syns(source, host, [port]))
+    else:
+        nonce = operation["nonce"].encode()
+        number, body = 17, struct.pack("!HHHH", HANDMADE, port, 8 + len(nonce), 0) + nonce
+    head = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(body), 1, 0, 64, number)
+    ends = _packed(source) + _packed(host)
+    packet = head + struct.pack("!H", _checksum(head + b"\0\0" + ends)) + ends + body
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.bind((operation.get("device", "eth0"), 0))
+        mac = sock.getsockname()[4]
+        sock.send(bytes.fromhex(operation["to"].replace(":", "")) + mac + b"\x08\0" + packet)
+    return {"outcome": "sent"}
+
+
 # -- waiting for others -------------------------------------------------------------------------
 
 
 def _listen(operation: Operation, deadline: float) -> Record:
     """Listen for visitors until the deadline; report each, with the first bytes it sent.
 
-    A visitor that our answers do not reach cannot be accepted: the kernel's counters, from before
-    and after, tell that it came.
+    A visitor that our answers do not reach cannot be accepted: it stays half open, and the kernel's
+    counters, from before and after, tell that it came.
     """
     end = time.monotonic() + deadline
     before = _counters()
     with contextlib.ExitStack() as stack:
         doors = [
-            _door(stack, kind, "0.0.0.0", port)
+            _door(stack, kind, address, port)
             for kind, name in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp"))
             for port in operation.get(name, ())
+            for address in operation.get("addresses", ("0.0.0.0",))
         ]
         visitors = _attend(doors, end, _greeting)
+        half_open = _half_open(operation.get("tcp", ()))
     return {
         "outcome": "listened",
         "visitors": visitors,
+        "half_open": half_open,
         "counters": {"before": before, "after": _counters()},
     }
 
@@ -609,9 +698,30 @@ def _counters() -> dict[str, int]:
         return {}
 
 
+def _half_open(ports: Iterable[int]) -> list[Visitor]:
+    """Who has begun a handshake with one of our ports and not ended it: port, address, its port.
+
+    The kernel lists such a connection while it repeats its own part of the handshake (proc(5)).
+    """
+    found: list[Visitor] = []
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/net/{name}") as file:
+            for local, remote, state in (line.split()[1:4] for line in file):
+                port = int(local.rpartition(":")[2], 16) if state == "03" else -1  # SYN_RECV
+                if port in ports:
+                    words = [remote[at : at + 8] for at in range(0, len(remote) - 5, 8)]
+                    raw = b"".join(struct.pack("=I", int(word, 16)) for word in words)
+                    theirs = int(remote.rpartition(":")[2], 16)
+                    found.append([port, socket.inet_ntop(family, raw), theirs])
+    return found
+
+
 def _door(stack: contextlib.ExitStack, kind: int, address: str, port: int = 0) -> socket.socket:
-    sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = stack.enter_context(socket.socket(family, kind))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.bind((address, port))
     if kind == socket.SOCK_STREAM:
         sock.listen(16)
@@ -662,6 +772,43 @@ def _take(sock: socket.socket, reply: Reply) -> Visitor:
     return ["udp", sock.getsockname()[1], peer[0], said.decode("latin-1")]
 
 
+def _abstract(operation: Operation, deadline: float) -> Record:
+    """Be a canary on an abstract UNIX socket until the deadline: report what visitors said.
+
+    The process takes the same name, for others to find, or not, in their ``/proc``.
+    """
+    name, said, end = operation["name"], [], time.monotonic() + deadline
+    with open("/proc/self/comm", "w") as file:
+        file.write(name[:15])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(f"\0{name}")
+        sock.listen(16)
+        with contextlib.suppress(_Timeout):
+            while True:
+                _limit(sock, end)
+                connection = sock.accept()[0]
+                with connection:
+                    _limit(connection, end)
+                    said.append(connection.recv(512).decode("latin-1"))
+    return {"outcome": "listened", "said": said}
+
+
+def _unix(operation: Operation, deadline: float) -> Record:
+    """Look for an abstract UNIX socket in the kernel's list, and say the nonce to it."""
+    with open("/proc/net/unix") as file:
+        listed = any(line.rstrip("\n").endswith(f" @{operation['name']}") for line in file)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(deadline)
+            sock.connect(f"\0{operation['name']}")
+            sock.sendall(operation["nonce"].encode())
+    except OSError as error:
+        number = error.errno or 0
+        name = errno.errorcode.get(number, str(number))
+        return {"outcome": _CAUSES.get(number, "tool-error"), "errno": name, "listed": listed}
+    return {"outcome": "connected", "listed": listed}
+
+
 # -- the probe's own control --------------------------------------------------------------------
 
 
@@ -708,6 +855,12 @@ _OPERATIONS: dict[str, Callable[[Operation, float], Record]] = {
     "udp-sweep": _udp_sweep,
     "http": _http,
     "status": _status,
+    "namespaces": _namespaces,
+    "setns": _setns,
+    "addresses": _addresses_here,
+    "frame": _frame,
+    "abstract": _abstract,
+    "unix": _unix,
     "netlink": _netlink,
     "arp": _arp,
     "listen": _listen,
