@@ -6,20 +6,22 @@ that the listener's answers could not end.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.contract import User
-from pytest_bottle.conformance.plan import HEAD_START
 from pytest_bottle.firing import Operation, Volley, fire
 from pytest_bottle.guest.probe import HANDMADE
 from pytest_bottle.stimulus import new_nonce
 from pytest_bottle.verdict import Finding, Verdict, combine, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Topology, Vantage
     from pytest_bottle.conformance.bench import Bench
@@ -27,23 +29,13 @@ if TYPE_CHECKING:
 
 #: Seconds that an attempt on something nearby may take.
 NEARBY = 0.3
+#: Seconds after which a listener ends that nobody has told to.
+_LONGEST = 8.0
 
 
 def some_port() -> int:
     """Draw a port that nobody expects: below those that kernels hand out, above the well-known."""
     return 20000 + int(new_nonce(), 16) % 12000
-
-
-def listener(vantage: Vantage, port: int, *addresses: str) -> Operation:
-    """Listen by TCP and UDP until every attempt has had its time."""
-    what = {
-        "kind": "listen",
-        "tcp": [port],
-        "udp": [port],
-        "addresses": addresses or ["0.0.0.0"],
-        "deadline": HEAD_START + NEARBY + 0.1,
-    }
-    return Operation(f"listener at {vantage.value}", vantage, what)
 
 
 def attempt(
@@ -53,7 +45,7 @@ def attempt(
     nonce = new_nonce()
     filled = {k: v.replace("%s", nonce) if isinstance(v, str) else v for k, v in what.items()}
     label = f"{vantage.value}{' as root' if user is User.ROOT else ''}: {name}"
-    return Operation(label, vantage, {"delay": HEAD_START, **filled, "nonce": nonce}, user)
+    return Operation(label, vantage, {**filled, "nonce": nonce}, user)
 
 
 def knocks(
@@ -75,16 +67,9 @@ def knocks(
 
 @dataclass(frozen=True, slots=True)
 class Guestbook:
-    """Who came to a listener.
-
-    Attributes:
-        record: the probe's own; empty when there is none.
-        counted: how many packets the listener's kernel received meanwhile, by protocol; only where
-            nobody else is meant to talk to it.
-    """
+    """Who came to a listener: the probe's own record, empty when there is none."""
 
     record: Record
-    counted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def listened(self) -> bool:
@@ -108,6 +93,91 @@ class Guestbook:
         silent = {peer for _, _, peer, said in visitors if not said}
         silent |= {peer for _, peer, port in half_open if port != HANDMADE}
         return kind in ("tcp", "http") and source in silent
+
+
+class Post:
+    """A listener at a vantage point, in the background, between its controls.
+
+    Controls open it, again and again until one is answered, and controls close it: they bracket
+    what must not arrive, and nobody has to guess how long anything takes.
+
+    Args:
+        backend: runs the probes.
+        topology: the bottle.
+        vantage: where it listens, by TCP and UDP.
+        port: on which port.
+        callers: who is meant to be heard, and the addresses they call.
+        addresses: what it binds.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        topology: Topology,
+        vantage: Vantage,
+        port: int,
+        *,
+        callers: Sequence[tuple[Vantage, str]],
+        addresses: Sequence[str] = ("0.0.0.0",),
+    ) -> None:
+        self._fire = partial(fire, backend, topology)
+        self._port, self._callers = port, callers
+        self._last = new_nonce()
+        what = {"kind": "listen", "tcp": [port], "udp": [port], "addresses": [*addresses]}
+        more = {"until": self._last, "deadline": _LONGEST}
+        self._listener = Operation(f"listener at {vantage.value}", vantage, {**what, **more})
+        self._controls: list[Operation] = []
+        self._volley = Volley()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Listen meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            listening = pool.submit(self._fire, [self._listener])
+            try:
+                while not self._call() and not listening.done():
+                    time.sleep(0.01)
+                opening = self._controls
+                yield
+                self._call()
+                self._controls = [*opening, *self._controls]
+            finally:
+                self._hang_up()
+                merge(self._volley, listening.result())
+
+    def _call(self) -> bool:
+        """Let every control come; tell whether the listener itself has answered all by TCP."""
+        self._controls = [o for who, host in self._callers for o in knocks(who, host, self._port)]
+        merge(self._volley, self._fire(self._controls, NEARBY))
+        by_tcp = [one for one in self._controls if one.what["kind"] == "tcp"]
+        return all(self._volley.echo(one.name) for one in by_tcp)
+
+    def _hang_up(self) -> None:
+        who, host = self._callers[0]
+        what = {"kind": "tcp", "host": host, "port": self._port, "nonce": self._last}
+        self._fire([Operation("last word", who, what)], NEARBY)
+
+    @property
+    def book(self) -> Guestbook:
+        """Who came; there once it is closed."""
+        return Guestbook(self._volley.records.get(self._listener.name, {}))
+
+    @property
+    def deaf(self) -> str:
+        """Why its silence is worth nothing; empty if it is worth something."""
+        if not self.book.listened:
+            return f"the listener did not report: {self.book.record or self._volley.failures}"
+        for control in self._controls:
+            if not self.book.names(control):
+                seen = self._volley.records.get(control.name) or self._volley.failure(control)
+                return f"the listener did not even hear {control.name}: {seen}"
+        return ""
+
+
+def merge(into: Volley, more: Volley) -> None:
+    """Add what further probes recorded."""
+    into.records |= more.records
+    into.failures |= more.failures
 
 
 class Party(NamedTuple):
@@ -175,14 +245,3 @@ def settle(
 def _arrived(volley: Volley, name: str) -> str:
     record = volley.records.get(name, {})
     return f"{name}: it arrived, the prober saw {record.get('outcome')!r}"
-
-
-def missing(volley: Volley, controls: Iterable[Operation], book: Guestbook) -> str:
-    """Name the control that did not arrive at a listener; empty if all did."""
-    if not book.listened:
-        return f"the listener did not report: {book.record or volley.failures}"
-    for control in controls:
-        if not book.names(control):
-            record = volley.records.get(control.name) or volley.failure(control)
-            return f"the listener did not even hear {control.name}: {record}"
-    return ""

@@ -662,6 +662,7 @@ def _frame(operation: Operation, _deadline: float) -> Record:
 def _listen(operation: Operation, deadline: float) -> Record:
     """Listen for visitors until the deadline; report each, with the first bytes it sent.
 
+    One who says the word ``until`` is the last, so that nobody need guess how long it takes.
     A visitor that our answers do not reach cannot be accepted: it stays half open, and the kernel's
     counters, from before and after, tell that it came.
     """
@@ -674,7 +675,7 @@ def _listen(operation: Operation, deadline: float) -> Record:
             for port in operation.get(name, ())
             for address in operation.get("addresses", ("0.0.0.0",))
         ]
-        visitors = _attend(doors, end, _greeting)
+        visitors = _attend(doors, end, _greeting, operation.get("until"))
         half_open = _half_open(operation.get("tcp", ()))
     return {
         "outcome": "listened",
@@ -735,11 +736,13 @@ def _greeting(kind: str, said: bytes) -> bytes:
     return b"%s %s\n" % (_ECHO, words[1]) if known else b""
 
 
-def _attend(doors: list[socket.socket], end: float, reply: Reply) -> list[Visitor]:
+def _attend(
+    doors: list[socket.socket], end: float, reply: Reply, until: str | None = None
+) -> list[Visitor]:
     """Receive visitors until the end; those that connect and say nothing come last."""
     visitors: list[Visitor] = []
     silent: dict[socket.socket, Visitor] = {}
-    while time.monotonic() < end:
+    while time.monotonic() < end and not (until and any(until in str(v[3]) for v in visitors)):
         left = max(0.0, end - time.monotonic())
         for sock in select.select([*doors, *silent], [], [], left)[0]:
             with contextlib.suppress(BlockingIOError):  # it has gone again
@@ -775,16 +778,18 @@ def _take(sock: socket.socket, reply: Reply) -> Visitor:
 def _abstract(operation: Operation, deadline: float) -> Record:
     """Be a canary on an abstract UNIX socket until the deadline: report what visitors said.
 
-    The process takes the same name, for others to find, or not, in their ``/proc``.
+    The process takes the same name, for others to find, or not, in their ``/proc``. Who says the
+    word ``until`` is the last.
     """
-    name, said, end = operation["name"], [], time.monotonic() + deadline
+    name, end = operation["name"], time.monotonic() + deadline
+    said: list[str] = []
     with open("/proc/self/comm", "w") as file:
         file.write(name[:15])
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(f"\0{name}")
         sock.listen(16)
         with contextlib.suppress(_Timeout):
-            while True:
+            while operation.get("until") not in said:
                 _limit(sock, end)
                 connection = sock.accept()[0]
                 with connection:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_bottle.backends.contract import Feature, User, Vantage
 from pytest_bottle.conformance import encounters
 from pytest_bottle.conformance.conditions import ALLOWED
-from pytest_bottle.conformance.encounters import Guestbook, Party, attempt, knocks
+from pytest_bottle.conformance.encounters import Party, attempt, knocks
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
 from pytest_bottle.firing import Operation, fire
 from pytest_bottle.stimulus import new_nonce
@@ -17,7 +17,7 @@ from pytest_bottle.verdict import BLOCKED_OUTCOMES
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Endpoint
     from pytest_bottle.conformance.bench import Bench
-    from pytest_bottle.firing import Record, Volley
+    from pytest_bottle.firing import Record
 
 _CANARY = frozenset({Feature.LAB, Feature.HOST_EXEC, Feature.OPEN_GUEST, Feature.PRIVILEGED_PROBE})
 #: Everybody on the link: the limited broadcast (RFC 919), and all hosts by multicast (RFC 1112).
@@ -38,14 +38,28 @@ def _agents(bench: Bench) -> list[User]:
     return [User.AGENT, *root]
 
 
-def _settled(
-    bench: Bench, volley: Volley, tries: list[Operation], book: Guestbook, why: str
+def _settle(
+    bench: Bench,
+    tries: list[Operation],
+    port: int,
+    callers: list[tuple[Vantage, str]],
+    addresses: list[str],
 ) -> str:
-    """Judge attempts from the internal network by who came to the host's canary."""
+    """Make the attempts while the host's canary listens, and judge them by who came to it."""
+    why = bench.unmet()
+    canary = encounters.Post(
+        *(bench.backend, bench.topology, Vantage.HOST, port), callers=callers, addresses=addresses
+    )
+    with canary.open():
+        volley = fire(bench.backend, bench.topology, tries, encounters.NEARBY)
     privileged = bench.backend.address(bench.topology, Vantage.PRIVILEGED)
     sources = {Vantage.AGENT: bench.topology.agent_address, Vantage.PRIVILEGED: privileged}
     return encounters.settle(
-        bench, volley, tries, lambda one: book.names(one, sources[one.vantage]), why
+        bench,
+        volley,
+        tries,
+        lambda one: canary.book.names(one, sources[one.vantage]),
+        why or canary.deaf,
     )
 
 
@@ -92,13 +106,10 @@ def host_services_are_unreachable(bench: Bench) -> str:
     tries = [one for host in sorted(hosts) for one in _attempts_on(bench, host, port)]
     tries += _broadcasts(bench, many, port)
     everywhere = ["0.0.0.0", *(["::"] if any(o.version == 6 for o in addresses) else [])]
-    canary = encounters.listener(Vantage.HOST, port, *everywhere)
     # From a container on a normal bridge its gateway answers.
-    controls = knocks(Vantage.OPEN, topology.egress.gateway, port)
-    volley = fire(bench.backend, topology, [canary, *tries, *controls], encounters.NEARBY)
-    book = Guestbook(volley.records.get(canary.name, {}))
-    why = bench.unmet() or encounters.missing(volley, controls, book)
-    return f"{len(hosts)} addresses; {_settled(bench, volley, tries, book, why)}"
+    callers = [(Vantage.OPEN, topology.egress.gateway)]
+    note = _settle(bench, tries, port, callers, everywhere)
+    return f"{len(hosts)} addresses; {note}"
 
 
 #: Where user-space networks put their host: slirp4netns, pasta and gvisor-tap-vsock.
@@ -170,12 +181,7 @@ def host_loopback_is_unreachable(bench: Bench) -> str:
     hosts = (*_TRANSLATED, topology.internal.gateway, topology.egress.gateway)
     tries = [one for host in hosts for one in _attempts_on(bench, host, port)]
     tries += [*_by_alias(bench, port), *_on_the_wire(bench, port)]
-    canary = encounters.listener(Vantage.HOST, port, *here)
-    controls = [one for host in here for one in knocks(Vantage.HOST, host, port)]
-    volley = fire(bench.backend, topology, [canary, *tries, *controls], encounters.NEARBY)
-    book = Guestbook(volley.records.get(canary.name, {}))
-    why = bench.unmet() or encounters.missing(volley, controls, book)
-    return _settled(bench, volley, tries, book, why)
+    return _settle(bench, tries, port, [(Vantage.HOST, host) for host in here], here)
 
 
 _NEEDS = frozenset({Feature.PUBLISH, Feature.HOST_EXEC, Feature.AUDIT})

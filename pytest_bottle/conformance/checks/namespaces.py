@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
-from pytest_bottle.conformance.encounters import NEARBY, attempt
-from pytest_bottle.conformance.plan import HEAD_START
+from pytest_bottle.conformance.encounters import NEARBY, attempt, merge
 from pytest_bottle.conformance.registry import Witness, check
-from pytest_bottle.firing import Operation, fire
+from pytest_bottle.firing import Operation, Volley, fire
 from pytest_bottle.stimulus import new_nonce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_bottle.conformance.bench import Bench
-    from pytest_bottle.firing import Record, Volley
+    from pytest_bottle.firing import Record
 
 _OWN = ("net", "pid", "ipc", "mnt", "uts")
 #: Whose namespaces must not be the agent's; at each there is a canary.
 _OTHERS = (Vantage.HOST, Vantage.SIDECAR)
+#: What ends a canary.
+_LAST = "that is all"
 _Place = tuple[Vantage, User]
 
 
@@ -33,16 +38,16 @@ def _name(kind: str, place: _Place) -> str:
 
 
 def _canary(other: Vantage, name: str) -> Operation:
-    what = {"kind": "abstract", "name": name, "deadline": HEAD_START + NEARBY}
+    what = {"kind": "abstract", "name": name, "until": _LAST, "deadline": 8.0}
     return Operation(_name("canary", (other, User.AGENT)), other, what)
 
 
 def _look(place: _Place) -> list[Operation]:
     """Tell one's own namespaces, and which processes one can see and enter."""
-    kinds = {
+    kinds: dict[str, dict[str, object]] = {
         "namespaces": {"kind": "namespaces"},
-        "processes": {"kind": "status", "pids": ["*"], "delay": HEAD_START},
-        "setns": {"kind": "setns", "delay": HEAD_START},
+        "processes": {"kind": "status", "pids": ["*"]},
+        "setns": {"kind": "setns"},
     }
     return [Operation(_name(kind, place), place[0], kinds[kind], place[1]) for kind in kinds]
 
@@ -50,6 +55,33 @@ def _look(place: _Place) -> list[Operation]:
 def _try(place: _Place, name: str) -> Operation:
     """Say a nonce to an abstract socket."""
     return attempt(f"HST-08 @{name}", place[0], {"kind": "unix", "name": name}, place[1])
+
+
+@contextmanager
+def _singing(bench: Bench, canaries: list[Operation]) -> Iterator[Volley]:
+    """Hold the canaries' sockets open meanwhile; their records are there behind it."""
+    run = partial(fire, bench.backend, bench.topology)
+
+    def say(word: str) -> bool:
+        calls = [
+            Operation(
+                one.name, one.vantage, {"kind": "unix", "name": one.what["name"], "nonce": word}
+            )
+            for one in canaries
+        ]
+        volley = run(calls, NEARBY)
+        return all(volley.outcome(call.name) == "connected" for call in calls)
+
+    volley = Volley()
+    with ThreadPoolExecutor(1) as pool:
+        singing = pool.submit(run, canaries)
+        try:
+            while not say("are you there?") and not singing.done():
+                time.sleep(0.01)
+            yield volley
+        finally:
+            say(_LAST)
+            merge(volley, singing.result())
 
 
 def _shared(mine: Record, theirs: Record) -> list[str]:
@@ -122,10 +154,12 @@ def namespaces_are_its_own(bench: Bench) -> str:
         for other, name in names.items()
         for place in (*agents, (other, User.AGENT))
     }
-    operations = [_canary(other, name) for other, name in names.items()]
-    operations += [o for place in (*agents, *homes) for o in _look(place)]
+    canaries = [_canary(other, name) for other, name in names.items()]
+    operations = [o for place in (*agents, *homes) for o in _look(place)]
     operations += shots.values()
-    volley = fire(bench.backend, bench.topology, operations, NEARBY)
+    with _singing(bench, canaries) as volley:
+        merge(volley, fire(bench.backend, bench.topology, operations, NEARBY))
+    operations += canaries
     lost = [o.name for o in operations if volley.outcome(o.name) in (None, "tool-error")]
     if lost:
         seen = volley.records.get(lost[0]) or volley.failures
