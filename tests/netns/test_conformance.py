@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
-INSPECTIONS = {"CTL-02", "HST-04", "PRV-01", "PRV-02", "RES-01"}
+INSPECTIONS = {"CTL-02", "HST-04", "HST-08", "PRV-01", "PRV-02", "RES-01"}
 CONTROLS = {"CTL-01", "CTL-03", "CTL-04", "PXY-01"}
 #: They let whole sweeps through, and the witness may lose some of 131,070 packets: CTL-03 says so.
 FLOODS = {"LAT-05", "NET-09"}
