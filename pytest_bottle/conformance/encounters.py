@@ -130,27 +130,36 @@ class Post:
         self._volley = Volley()
 
     @contextmanager
-    def open(self) -> Iterator[None]:
-        """Listen meanwhile."""
+    def open(self, *, patient: bool = True) -> Iterator[None]:
+        """Listen meanwhile.
+
+        Args:
+            patient: wait long for the listener; not where its silence is worth nothing anyway.
+        """
+        end = time.monotonic() + (_LONGEST if patient else NEARBY)
         with ThreadPoolExecutor(1) as pool:
             listening = pool.submit(self._fire, [self._listener])
             try:
-                while not self._call() and not listening.done():
+                while not (self._is_there() or listening.done() or time.monotonic() > end):
                     time.sleep(0.01)
-                opening = self._controls
+                self._call()
                 yield
                 self._call()
-                self._controls = [*opening, *self._controls]
             finally:
                 self._hang_up()
                 merge(self._volley, listening.result())
 
-    def _call(self) -> bool:
-        """Let every control come; tell whether the listener itself has answered all by TCP."""
-        self._controls = [o for who, host in self._callers for o in knocks(who, host, self._port)]
-        merge(self._volley, self._fire(self._controls, NEARBY))
-        by_tcp = [one for one in self._controls if one.what["kind"] == "tcp"]
-        return all(self._volley.echo(one.name) for one in by_tcp)
+    def _is_there(self) -> bool:
+        """Tell whether the listener answers; by then it has opened every door."""
+        who, host = self._callers[0]
+        call = knocks(who, host, self._port)[0]
+        return self._fire([call], NEARBY).echo(call.name)
+
+    def _call(self) -> None:
+        """Let every control come."""
+        controls = [one for who, host in self._callers for one in knocks(who, host, self._port)]
+        self._controls += controls
+        merge(self._volley, self._fire(controls, NEARBY))
 
     def _hang_up(self) -> None:
         who, host = self._callers[0]

@@ -675,3 +675,14 @@ def test_a_broadcast_is_not_sent_without_being_asked_for() -> None:
     assert ask("udp", host="255.255.255.255", port=9)["outcome"] in ("not-sendable", "unreachable")
     record = ask("udp", host="255.255.255.255", port=9, broadcast=True, device="no-such0")
     assert (record["outcome"], record["errno"]) == ("tool-error", "ENODEV")
+
+
+def test_an_error_about_what_we_sent_is_no_echo_request(port: int) -> None:
+    """A datagram to a closed port brings an ICMP error, which is counted, and not as an echo."""
+    before = ask("count")["counters"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"n", (HERE, port))
+    after = ask("count")["counters"]
+    assert after.keys() == before.keys() == {"ip", "tcp", "udp", "icmp", "echo"}
+    assert after["icmp"] > before["icmp"]
+    assert after["echo"] - before["echo"] < after["icmp"] - before["icmp"]

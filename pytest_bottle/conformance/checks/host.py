@@ -50,7 +50,7 @@ def _settle(
     canary = encounters.Post(
         *(bench.backend, bench.topology, Vantage.HOST, port), callers=callers, addresses=addresses
     )
-    with canary.open():
+    with canary.open(patient=not why):
         volley = fire(bench.backend, bench.topology, tries, encounters.NEARBY)
     privileged = bench.backend.address(bench.topology, Vantage.PRIVILEGED)
     sources = {Vantage.AGENT: bench.topology.agent_address, Vantage.PRIVILEGED: privileged}

@@ -113,8 +113,8 @@ def _echo(host: str, *, raw: bool = False) -> dict[str, object]:
 
 def _count(bench: Bench, topology: Topology) -> Mapping[str, int]:
     """Read how many packets the kernel of a bottle's agent has received, by protocol."""
-    what = {"kind": "listen", "deadline": 0}
-    counted = bench.probe(Vantage.AGENT, what, topology=topology)["counters"]["after"]
+    record = bench.probe(Vantage.AGENT, {"kind": "count"}, topology=topology)
+    counted = record.get("counters")
     if not counted:
         raise bench.inconclusive("the agent's kernel does not count what it receives")
     return dict(counted)
@@ -132,13 +132,14 @@ class _Way(NamedTuple):
     def heard(self, post: Post, one: Operation) -> bool:
         """Tell whether an attempt arrived: who is not answered is counted all the same."""
         kind, host = str(one.what["kind"]), one.what["host"]
-        counted = host in self.targets and self.received[kind] > 0
+        came = self.received["echo" if kind == "icmp" else kind]
+        counted = host in self.targets and came > 0
         return counted or post.book.names(one, self.sources[one.vantage])
 
     @property
     def odd(self) -> str:
         """What came that is of no known protocol; a guest's own filter may have dropped it."""
-        rest = self.received["ip"] - sum(n for kind, n in self.received.items() if kind != "ip")
+        rest = self.received["ip"] - sum(self.received[kind] for kind in ("tcp", "udp", "icmp"))
         return f"an agent received {rest} packets of no known protocol" if rest > 0 else ""
 
 
@@ -178,7 +179,7 @@ def bottles_cannot_talk(bench: Bench) -> str:
     posts = [_agents_post(bench, topology, port) for topology in bottles]
     with ExitStack() as stack:
         for post in posts:
-            stack.enter_context(post.open())
+            stack.enter_context(post.open(patient=not why))
         ways = [_one_way(bench, *pair, port) for pair in (bottles, bottles[::-1])]
     deaf = [reason for reason in (why, *(p.deaf for p in posts), *(w.odd for w in ways)) if reason]
     notes = [
@@ -254,7 +255,7 @@ def sidecars_are_not_lent(bench: Bench) -> str:
     ]
     post = Post(bench.backend, theirs, Vantage.SIDECAR, port, callers=callers)
     written, mark = len(_audit(bench, theirs)), bench.backend.internet.mark()
-    with post.open():
+    with post.open(patient=not why):
         parties = Party(bench.topology, [*direct, *proxied]), Party(theirs, [own])
         volley, others = fire_all(bench.backend, *parties)
     hearing = bench.backend.internet.heard(mark)
