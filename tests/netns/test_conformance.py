@@ -389,10 +389,11 @@ class BrokenFetches(_Tampered):
         self, topology: Topology, vantage: Vantage, stdin: bytes, user: User
     ) -> tuple[Vantage, bytes] | ExecResult:
         """Answer like a guest that lacks what the probe needs."""
-        del topology
-        if vantage in (Vantage.AGENT,) and b'"id": "one", "kind": "http"' in stdin:
-            record = {"id": "one", "outcome": "tool-error"}
-            return ExecResult(0, json.dumps(record).encode() + b'\n{"done": 1}\n', b"")
+        operations = taken_apart(stdin)[1]["operations"] if stdin else []
+        if vantage is Vantage.AGENT and {o["kind"] for o in operations} == {"http"}:
+            records = [{"id": o["id"], "outcome": "tool-error"} for o in operations]
+            lines = [json.dumps(record) for record in (*records, {"done": len(records)})]
+            return ExecResult(0, "\n".join(lines).encode() + b"\n", b"")
         return vantage, stdin
 
 
@@ -419,7 +420,8 @@ def test_front_door_by_package(pytester: pytest.Pytester, workers: tuple[str, ..
         [
             "*bottle verdicts*",
             "PASSED *NET-01 *No TCP to a literal public IPv4",
-            "18 passed, 0 violated, 0 inconclusive, 0 not supported, 0 not run, 0 waived",
+            f"{len(all_checks())} passed, 0 violated, 0 inconclusive, 0 not supported, 0 not run, "
+            "0 waived",
         ]
     )
     cases = ET.parse(Path(pytester.path, "out.xml")).iter("testcase")
@@ -437,7 +439,7 @@ def test_front_door_in_ones_own_file(pytester: pytest.Pytester) -> None:
     )
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*2 passed, 16 deselected*"])
+    result.stdout.fnmatch_lines([f"*2 passed, {len(all_checks()) - 2} deselected*"])
 
 
 def test_a_mutant_from_the_command_line_is_red(pytester: pytest.Pytester) -> None:
@@ -448,4 +450,5 @@ def test_a_mutant_from_the_command_line_is_red(pytester: pytest.Pytester) -> Non
     )
 
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["VIOLATED *PXY-02 *", "17 passed, 1 violated, 0 inconclusive*"])
+    rest = f"{len(all_checks()) - 1} passed, 1 violated, 0 inconclusive*"
+    result.stdout.fnmatch_lines(["VIOLATED *PXY-02 *", rest])
