@@ -97,7 +97,8 @@ def _broadcasts(bench: Bench, hosts: set[str], port: int) -> list[Operation]:
 )
 def host_services_are_unreachable(bench: Bench) -> str:
     """A listener that the host binds on 0.0.0.0 and [::] cannot be reached from the agent, its root
-    or a privileged probe on its network by any address of the host, nor by a broadcast.
+    or a privileged probe on its network by any address of the host, nor by a broadcast that names
+    its sender.
     """
     port, topology = encounters.some_port(), bench.topology
     addresses = _host_addresses(bench)

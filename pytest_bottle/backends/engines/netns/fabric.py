@@ -208,7 +208,9 @@ class Fabric:
         """Let no service of H be reached from an internal network, whichever address it has there.
 
         H has no way back to one by TCP or UDP, and a bridge with rp_filter takes nothing in to
-        which there is no way back (RFC 3704), broadcasts included.
+        which there is no way back (RFC 3704), broadcasts included. One thing still comes in, and
+        only a privileged guest can send it: a datagram from 0.0.0.0 to everybody, as DHCP's is,
+        for the kernel asks no such sender for the way back.
         """
         for protocol in ("tcp", "udp"):
             self.host.netlink.rule(
