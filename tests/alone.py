@@ -176,6 +176,37 @@ def powers() -> dict[str, Any]:
     }
 
 
+def on_the_wire() -> dict[str, Any]:
+    """Frames with packets for 127.0.0.1, to a kernel that takes such: who came to its loopback."""
+    write("/proc/sys/net/ipv4/conf/all/route_localnet", "1")
+    with (
+        listening("far0") as far,
+        socket.create_server((_LOOPBACK, 0)) as tcp,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+    ):
+        udp.bind((_LOOPBACK, 0))
+        udp.settimeout(5)
+        frame = {"host": _LOOPBACK, "sender": NOBODY, "device": "near0", "nonce": NONCE}
+        frame["to"] = far.getsockname()[4].hex(":")
+        for protocol, sock in (("tcp", tcp), ("udp", udp)):
+            order = {**frame, "protocol": protocol, "port": sock.getsockname()[1]}
+            probe._attempt("frame", order, 1)
+        said, (peer, _) = udp.recvfrom(100)
+        port = tcp.getsockname()[1]
+        rows = probe._half_open([port])
+        half_open = [row[1:] for row in rows if row[0] == port]
+        return {
+            "udp": [said.decode(), peer],
+            "tcp": half_open,
+            "other": probe._half_open([port - 1]),
+        }
+
+
+def entered() -> list[str]:
+    """What comes of entering the network namespaces of all processes, for who may do it."""
+    return sorted(set(probe._attempt("setns", {}, 1)["answers"].values()))
+
+
 def alone() -> dict[str, Any]:
     """Everything that needs a network of its own."""
     enter(linux.CLONE_NEWNET)
@@ -190,6 +221,8 @@ def alone() -> dict[str, Any]:
         "changes": probe._attempt("netlink", changes, 1),
         "handed over": handed_over(),
         "powers": powers(),
+        "on the wire": on_the_wire(),
+        "entered": entered(),
     }
 
 
@@ -201,6 +234,18 @@ def powerless() -> dict[str, Any]:
         "icmp": probe._attempt("icmp", {"host": _LOOPBACK, "nonce": NONCE, "raw": True}, 1),
         "sweep": probe._attempt("syn-sweep", {**_SWEEP, "ports": [1]}, 1),
         "arp": probe._attempt("arp", {"subnet": "127.0.0.0/24", "source": _LOOPBACK}, 1),
+        "frame": probe._attempt(
+            "frame",
+            {
+                **_SWEEP,
+                "to": "ff:ff:ff:ff:ff:ff",
+                "sender": NEAR,
+                "port": 9,
+                "protocol": "udp",
+                "device": "lo",
+            },
+            1,
+        ),
         "via": probe._attempt("udp", {**_SWEEP, "port": 9, "via": _LOOPBACK, "device": "lo"}, 1),
         "powers": powers(),
     }

@@ -453,6 +453,13 @@ class Engine(Protocol):
     def logs(self, guest: str) -> bytes:
         """Read what the engine's own services in the guest wrote: the sidecar, a published port."""
 
+    def fault(self, guest: str, fault: Fault, network: str) -> None:
+        """Do harm to a guest (:class:`Fault`), or to its leg on a network; it is done on return.
+
+        Raises:
+            TransportError: there is no such guest, or the harm could not be done.
+        """
+
     def trust(self) -> str:
         """Make the far side's certificates valid in every guest; tell the file they are in."""
 

@@ -339,8 +339,8 @@ class EngineBackend:
         return {part: text for part, text in found.items() if text}
 
     def fault(self, topology: Topology, fault: Fault) -> None:
-        """Do harm to the sidecar."""
-        raise NotImplementedError
+        """Do harm to the sidecar; the bottle is fit only to be taken down then."""
+        self.engine.fault(topology.sidecar.name, fault, topology.egress.name)
 
     @property
     def session(self) -> str:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     Reply = Callable[[str, bytes], bytes]
 
 _ECHO = b"BOTTLE-ECHO"
+#: The port that packets come from which we make ourselves.
+HANDMADE = 40000
 #: Seconds that a name may take at least: a resolver's first retry, and the answer to it.
 _RESOLVING = 6.0
 #: More than this in a line of a head, or in lines, is no head.
@@ -173,6 +175,7 @@ def _udp(operation: Operation, deadline: float) -> Record:
         if operation.get("source"):  # several may speak from one port, each to one address
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("", operation["source"]))
+        _address_many(sock, operation)
         sock.connect((operation["host"], operation["port"]))
         # Before any deadline is set: a datagram that waits for its turn has not timed out.
         sock.send(_around(operation, nonce))
@@ -188,6 +191,14 @@ def _around(operation: Operation, nonce: bytes) -> bytes:
     """Put what stands before and behind a nonce around it."""
     before, behind = (bytes.fromhex(operation.get(part, "")) for part in ("prefix", "suffix"))
     return before + nonce + behind
+
+
+def _address_many(sock: socket.socket, operation: Operation) -> None:
+    """Allow a broadcast; ``device`` stands in for the route that "everybody here" has not."""
+    if operation.get("broadcast"):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        device = operation.get("device", "eth0").encode()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
 
 
 def _icmp(operation: Operation, deadline: float) -> Record:
@@ -249,7 +260,7 @@ def _sweep(sock: socket.socket, packets: Iterable[tuple[bytes, tuple[str, int]]]
 
 def _syns(source: str, host: str, ports: Iterable[int]) -> Iterator[bytes]:
     # Source port, destination port, sequence number 1, header of 5 words, SYN, window.
-    head = struct.pack("!HHIIBBHHH", 40000, 0, 1, 0, 5 << 4, 2, 1024, 0, 0)
+    head = struct.pack("!HHIIBBHHH", HANDMADE, 0, 1, 0, 5 << 4, 2, 1024, 0, 0)
     pseudo = _packed(source) + _packed(host) + struct.pack("!BBH", 0, 6, len(head))
     base = ~_checksum(pseudo + head) & 0xFFFF
     for port in ports:
@@ -497,7 +508,61 @@ def _status_of(pid: str) -> dict[str, str | None]:
     with open(f"/proc/{pid}/status") as file:
         lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     names = ("Name", "Uid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
-    return {name: lines.get(name) for name in (*names, "Seccomp")}
+    return {name: lines.get(name) for name in (*names, "Seccomp", "State")}
+
+
+def _namespaces(_operation: Operation, _deadline: float) -> Record:
+    """Read which namespaces we are in, and the kernel whose numbers these are (namespaces(7))."""
+    found = {}
+    for name in ("net", "pid", "ipc", "mnt", "uts", "user"):
+        found[name] = os.readlink(f"/proc/self/ns/{name}")
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return {"outcome": "answered", "namespaces": found, "kernel": file.read().strip()}
+
+
+def _setns(_operation: Operation, _deadline: float) -> Record:
+    """Try to enter the network namespace of every process that we can see (setns(2))."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    answers = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/ns/net") as file:
+                code = ctypes.get_errno() if libc.setns(file.fileno(), 0x40000000) else 0
+        except OSError as error:  # we may not even look at it, or it has ended
+            code = error.errno or 0
+        answers[pid] = errno.errorcode.get(code, str(code)) if code else "done"
+    return {"outcome": "answered", "answers": answers}
+
+
+def _addresses_here(_operation: Operation, _deadline: float) -> Record:
+    """List the addresses of every interface here: its name, the address, the prefix's length."""
+    found: list[list[str | int]] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        sock.settimeout(2)
+        sock.send(struct.pack("IHHIIBxxxI", 24, 22, 0x301, 1, 0, 0, 0))  # RTM_GETADDR, all
+        while True:
+            for kind, body in _messages(sock.recv(1 << 16)):
+                if kind != 20:  # RTM_NEWADDR; the end, or an error
+                    return {"outcome": "answered", "addresses": found}
+                family, length, _, _, index = struct.unpack_from("BBBBI", body)
+                parts = dict(_messages(body[8:], "HH"))
+                raw = parts.get(2) or parts.get(1)  # our own end, where the link has two
+                if raw and family in (socket.AF_INET, socket.AF_INET6):
+                    address = socket.inet_ntop(family, raw)
+                    found.append([socket.if_indextoname(index), address, length])
+
+
+def _messages(data: bytes, head: str = "IH") -> Iterator[tuple[int, bytes]]:
+    """Take messages or attributes apart: the kind of each and what is in it (netlink(7))."""
+    skip = 16 if head == "IH" else 4
+    while len(data) >= skip:
+        length, kind = struct.unpack_from(head, data)
+        if length < skip:
+            return
+        yield kind, data[skip:length]
+        data = data[(length + 3) & ~3 :]
 
 
 def _netlink(operation: Operation, _deadline: float) -> Record:
@@ -690,15 +755,20 @@ _CHECKSUMS = {_TCP: 16, _UDP: 6, _ICMP: 2, _ICMPV6: 2}
 def _frame(operation: Operation, deadline: float) -> Record:
     """Hand a packet to the link address of a next hop: no route and no IP stack of ours has a say.
 
-    A next hop that does not answer ARP is none: then nothing was sent, and nothing is proved.
+    The link address is ``to``, or that of the address ``via``: one that does not answer ARP is no
+    next hop, then nothing was sent, and nothing is proved. ``sender`` is where it says it is from.
     """
-    device, host, via = operation.get("device", "eth0"), operation["host"], operation["via"]
+    device, host, via = operation.get("device", "eth0"), operation["host"], operation.get("via", "")
     kind = 0x86DD if ":" in host else 0x0800
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as sock:
         sock.bind((device, 0x0806))
         mac = sock.getsockname()[4]
-        hop = _link_address(sock, mac, via, deadline)
-        source = _global_address(device) if ":" in host else _source_of(via)
+        if operation.get("to"):
+            hop = bytes.fromhex(operation["to"].replace(":", ""))
+        else:
+            hop = _link_address(sock, mac, via, deadline)
+        source = operation.get("sender")
+        source = source or (_global_address(device) if ":" in host else _source_of(via))
         sock.send(hop + mac + struct.pack("!H", kind) + _datagram(operation, source))
     return {"outcome": "sent", "hop": hop.hex(":"), "source": source}
 
@@ -964,36 +1034,39 @@ def _ask_over_tcp(host: str, question: bytes, end: float) -> str:
 def _listen(operation: Operation, deadline: float) -> Record:
     """Listen for visitors until the deadline; report each, with the first bytes it sent.
 
-    ``address`` is ours; ``::`` stands for both families where there are two. ``until`` is a word
-    that ends it at once. A visitor that our answers do not reach cannot be accepted: the kernel's
+    One who says the word ``until`` is the last, so that nobody need guess how long it takes.
+    A visitor that our answers do not reach cannot be accepted: it stays half open, and the kernel's
     counters, from before and after, tell that it came.
     """
     end = time.monotonic() + deadline
     before = _counters()
     with contextlib.ExitStack() as stack:
         doors = [
-            _door(stack, kind, _own_address(operation), port)
+            _door(stack, kind, address, port)
             for kind, name in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp"))
             for port in operation.get(name, ())
+            for address in filter(_is_known, operation.get("addresses", ("0.0.0.0",)))
         ]
-        visitors = _attend(doors, end, _greeting, operation.get("until", ""))
+        visitors = _attend(doors, end, _greeting, operation.get("until"))
+        half_open = _half_open(operation.get("tcp", ()))
     return {
         "outcome": "listened",
         "visitors": visitors,
+        "half_open": half_open,
         "counters": {"before": before, "after": _counters()},
     }
 
 
-def _own_address(operation: Operation) -> str:
-    address: str = operation.get("address", "0.0.0.0")
+def _is_known(address: str) -> bool:
+    """Tell whether this kernel has an address's family at all."""
     try:
         socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET).close()
-    except OSError:  # a kernel without IPv6
-        return "0.0.0.0"
-    return address
+    except OSError:
+        return False
+    return True
 
 
-def _counters() -> dict[str, int]:
+def _counters(more: Iterable[Any] = ()) -> dict[str, int]:
     """How many packets this network namespace has received (proc(5)); empty if it cannot tell."""
     try:
         with open("/proc/net/snmp") as file:
@@ -1001,10 +1074,36 @@ def _counters() -> dict[str, int]:
         tables = {lines[at][0]: lines[at : at + 2] for at in range(0, len(lines), 2)}
         return {
             name: sum(int(tables[table][1][tables[table][0].index(field)]) for field in fields)
-            for name, table, fields in _RECEIVED
+            for name, table, fields in (*_RECEIVED, *more)
         }
     except (OSError, LookupError, ValueError):
         return {}
+
+
+def _count(_operation: Operation, _deadline: float) -> Record:
+    """Read how many packets came, and how many of ICMP's were echo requests.
+
+    Our own kernel sends us errors about what we sent ourselves, seconds later: they are no visit.
+    """
+    return {"outcome": "answered", "counters": _counters([("echo", "Icmp:", ("InEchos",))])}
+
+
+def _half_open(ports: Iterable[int]) -> list[Visitor]:
+    """Who has begun a handshake with one of our ports and not ended it: port, address, its port.
+
+    The kernel lists such a connection while it repeats its own part of the handshake (proc(5)).
+    """
+    found: list[Visitor] = []
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/net/{name}") as file:
+            for local, remote, state in (line.split()[1:4] for line in file):
+                port = int(local.rpartition(":")[2], 16) if state == "03" else -1  # SYN_RECV
+                if port in ports:
+                    words = [remote[at : at + 8] for at in range(0, len(remote) - 5, 8)]
+                    raw = b"".join(struct.pack("=I", int(word, 16)) for word in words)
+                    theirs = int(remote.rpartition(":")[2], 16)
+                    found.append([port, socket.inet_ntop(family, raw), theirs])
+    return found
 
 
 def _door(stack: contextlib.ExitStack, kind: int, address: str, port: int = 0) -> socket.socket:
@@ -1012,7 +1111,7 @@ def _door(stack: contextlib.ExitStack, kind: int, address: str, port: int = 0) -
     sock = stack.enter_context(socket.socket(family, kind))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.bind((address, port))
     if kind == socket.SOCK_STREAM:
         sock.listen(16)
@@ -1026,8 +1125,10 @@ def _greeting(kind: str, said: bytes) -> bytes:
     return b"%s %s\n" % (_ECHO, words[1]) if known else b""
 
 
-def _attend(doors: list[socket.socket], end: float, reply: Reply, until: str = "") -> list[Visitor]:
-    """Receive visitors until the end, or a word; those that connect and say nothing come last."""
+def _attend(
+    doors: list[socket.socket], end: float, reply: Reply, until: str | None = None
+) -> list[Visitor]:
+    """Receive visitors until the end; those that connect and say nothing come last."""
     visitors: list[Visitor] = []
     silent: dict[socket.socket, Visitor] = {}
     while time.monotonic() < end and not (until and any(until in str(v[3]) for v in visitors)):
@@ -1061,6 +1162,45 @@ def _take(sock: socket.socket, reply: Reply) -> Visitor:
     if answer:
         sock.sendto(answer, peer)
     return ["udp", sock.getsockname()[1], peer[0], said.decode("latin-1")]
+
+
+def _abstract(operation: Operation, deadline: float) -> Record:
+    """Be a canary on an abstract UNIX socket until the deadline: report what visitors said.
+
+    The process takes the same name, for others to find, or not, in their ``/proc``. Who says the
+    word ``until`` is the last.
+    """
+    name, end = operation["name"], time.monotonic() + deadline
+    said: list[str] = []
+    with open("/proc/self/comm", "w") as file:
+        file.write(name[:15])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(f"\0{name}")
+        sock.listen(16)
+        with contextlib.suppress(_Timeout):
+            while operation.get("until") not in said:
+                _limit(sock, end)
+                connection = sock.accept()[0]
+                with connection:
+                    _limit(connection, end)
+                    said.append(connection.recv(512).decode("latin-1"))
+    return {"outcome": "listened", "said": said}
+
+
+def _unix(operation: Operation, deadline: float) -> Record:
+    """Look for an abstract UNIX socket in the kernel's list, and say the nonce to it."""
+    with open("/proc/net/unix") as file:
+        listed = any(line.rstrip("\n").endswith(f" @{operation['name']}") for line in file)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(deadline)
+            sock.connect(f"\0{operation['name']}")
+            sock.sendall(operation["nonce"].encode())
+    except OSError as error:
+        number = error.errno or 0
+        name = errno.errorcode.get(number, str(number))
+        return {"outcome": _CAUSES.get(number, "tool-error"), "errno": name, "listed": listed}
+    return {"outcome": "connected", "listed": listed}
 
 
 # -- the probe's own control --------------------------------------------------------------------
@@ -1359,15 +1499,21 @@ _OPERATIONS: dict[str, Callable[[Operation, float], Record]] = {
     "talks": _talks,
     "variables": _variables,
     "status": _status,
+    "namespaces": _namespaces,
+    "setns": _setns,
+    "addresses": _addresses_here,
+    "frame": _frame,
+    "abstract": _abstract,
+    "unix": _unix,
     "netlink": _netlink,
     "arp": _arp,
     "listen": _listen,
-    "frame": _frame,
     "advertise": _advertise,
     "ipv6": _ipv6,
     "set": _set,
     "resolve": _resolve,
     "dns-sweep": _dns_sweep,
+    "count": _count,
     "selftest": _selftest,
     "filters": _filters,
     "raw": _raw,

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
-INSPECTIONS = {"CTL-02", "HST-04", "PRV-01", "PRV-02", "PRV-04", "PRV-06", "RES-01"}
+INSPECTIONS = {
+    *("CTL-02", "HST-04", "HST-08", "PRV-01", "PRV-02", "PRV-04", "PRV-06", "RES-01"),
+}
 CONTROLS = {"CTL-01", "CTL-03", "CTL-04", "PXY-01"}
 #: They let whole sweeps through, and the witness may lose some of 131,070 packets: CTL-03 says so.
 FLOODS = {"LAT-05", "NET-09"}
@@ -392,10 +394,11 @@ class BrokenFetches(_Tampered):
         self, topology: Topology, vantage: Vantage, stdin: bytes, user: User
     ) -> tuple[Vantage, bytes] | ExecResult:
         """Answer like a guest that lacks what the probe needs."""
-        del topology
-        if vantage in (Vantage.AGENT,) and b'"id": "one", "kind": "http"' in stdin:
-            record = {"id": "one", "outcome": "tool-error"}
-            return ExecResult(0, json.dumps(record).encode() + b'\n{"done": 1}\n', b"")
+        operations = taken_apart(stdin)[1]["operations"] if stdin else []
+        if vantage is Vantage.AGENT and {o["kind"] for o in operations} == {"http"}:
+            records = [{"id": o["id"], "outcome": "tool-error"} for o in operations]
+            lines = [json.dumps(record) for record in (*records, {"done": len(records)})]
+            return ExecResult(0, "\n".join(lines).encode() + b"\n", b"")
         return vantage, stdin
 
 

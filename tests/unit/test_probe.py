@@ -510,7 +510,7 @@ def test_a_process_shows_its_identity() -> None:
     record = ask("status", pids=["self", 1])
     for process in record["processes"].values():
         assert set(process) == {
-            *("Name", "Uid", "NoNewPrivs", "Seccomp"),
+            *("Name", "Uid", "NoNewPrivs", "Seccomp", "State"),
             *("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"),
         }
         assert int(process["CapBnd"], 16) >= 0
@@ -579,3 +579,110 @@ def test_another_interpreter_gets_along_with_the_source() -> None:
             timeout=30,
         )
         assert done.stdout == b'{"done": 0}\n'
+
+
+def test_the_listener_ends_with_the_last_word(port: int) -> None:
+    """Who says the word that it was told is its last visitor, long before the deadline."""
+    records: list[Record] = []
+
+    def listener() -> None:
+        records.append(ask("listen", tcp=[port], udp=[port], until="enough", deadline=20))
+
+    thread = threading.Thread(target=listener)
+    thread.start()
+    for word in (b"first\n", b"BOTTLE enough\n"):
+        with connect(port) as sock:
+            sock.sendall(word)
+            sock.recv(100)
+    thread.join(5)
+    assert [said for *_, said in records[0]["visitors"]] == ["first\n", "BOTTLE enough\n"]
+
+
+def test_the_listener_binds_what_it_is_told(port: int) -> None:
+    """On given addresses it hears who comes there, by IPv4 and by IPv6 alike."""
+    records: list[Record] = []
+
+    def listener() -> None:
+        places = ["127.0.0.1", "::1"]
+        record = ask("listen", tcp=[port], addresses=places, until="enough", deadline=20)
+        records.append(record)
+
+    thread = threading.Thread(target=listener)
+    thread.start()
+    connect(port).close()
+    with socket.create_connection(("::1", port), 5) as sock:
+        sock.sendall(b"enough")
+        thread.join(5)
+    assert {peer for _, _, peer, _ in records[0]["visitors"]} == {"127.0.0.1", "::1"}
+    assert records[0]["half_open"] == []
+
+
+# -- namespaces and addresses -------------------------------------------------------------------
+
+
+def test_one_s_own_namespaces_are_told_with_their_kernel() -> None:
+    """The numbers are the kernel's own, and the kernel is named: another's would mean nothing."""
+    record = ask("namespaces")
+    names = {name: os.readlink(f"/proc/self/ns/{name}") for name in record["namespaces"]}
+    assert record["namespaces"] == names
+    assert {"net", "pid", "ipc", "mnt", "uts", "user"} == names.keys()
+    assert record["kernel"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def test_the_addresses_of_every_interface_are_listed() -> None:
+    """Loopback's are among them, of both families, with the lengths of their prefixes."""
+    addresses = ask("addresses")["addresses"]
+    assert ["lo", "127.0.0.1", 8] in addresses
+    assert ["lo", "::1", 128] in addresses
+
+
+def test_an_abstract_socket_is_reached_and_listed() -> None:
+    """The canary writes down who spoke to it; the other side says whether it found it listed."""
+    records: list[Record] = []
+    name = f"probe-{os.getpid()}"
+
+    def canary() -> None:
+        records.append(ask("abstract", name=name, until="enough", deadline=20))
+
+    thread = threading.Thread(target=canary)
+    thread.start()
+    end = time.monotonic() + 5
+    while (record := ask("unix", name=name))["outcome"] != "connected":
+        assert record == {"outcome": "refused", "errno": "ECONNREFUSED", "listed": False}
+        assert time.monotonic() < end
+    assert record["listed"]
+    ask("unix", name=name, nonce="enough")
+    thread.join(5)
+    assert records == [{"outcome": "listened", "said": [NONCE, "enough"]}]
+
+
+def test_a_canary_is_a_process_of_its_name() -> None:
+    """It can be found in /proc by those who may see it."""
+    end, name = time.monotonic() + 5, f"probe{os.getpid() % 10**9}"
+    orders = {"name": name, "until": "x", "deadline": 20}
+    thread = threading.Thread(target=ask, args=("abstract",), kwargs=orders)
+    thread.start()
+    while ask("unix", name=name, nonce="hello")["outcome"] != "connected":
+        assert time.monotonic() < end
+    names = [status["Name"] for status in ask("status", pids=["*"])["processes"].values()]
+    ask("unix", name=name, nonce="x")
+    thread.join(10)
+    assert name in names
+
+
+def test_a_broadcast_is_not_sent_without_being_asked_for() -> None:
+    """Leave to send to everybody is part of the order; without it the kernel refuses."""
+    assert ask("udp", host="255.255.255.255", port=9)["outcome"] in ("not-sendable", "unreachable")
+    record = ask("udp", host="255.255.255.255", port=9, broadcast=True, device="no-such0")
+    assert (record["outcome"], record["errno"]) == ("tool-error", "ENODEV")
+
+
+def test_an_error_about_what_we_sent_is_no_echo_request(port: int) -> None:
+    """A datagram to a closed port brings an ICMP error, which is counted, and not as an echo."""
+    before = ask("count")["counters"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"n", (HERE, port))
+    after = ask("count")["counters"]
+    assert after.keys() == before.keys() == {"ip", "tcp", "udp", "icmp", "echo"}
+    assert after["icmp"] > before["icmp"]
+    assert after["echo"] - before["echo"] < after["icmp"] - before["icmp"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.alone import FAR, NEAR
+from pytest_bottle.guest.probe import HANDMADE
+from tests.alone import FAR, NEAR, NOBODY, NONCE
 
 ROOT = Path(__file__).resolve().parents[2]
 SYN_ACK, RST_ACK = 0x12, 0x14
@@ -96,7 +97,20 @@ def test_changes_of_the_network_are_refused_to_who_may_not(
     assert set(answers.values()) == {"EPERM"}
 
 
-@pytest.mark.parametrize("name", ["icmp", "sweep", "arp", "via"])
+def test_a_packet_for_loopback_is_put_on_the_wire(alone: dict[str, Any]) -> None:
+    """A kernel that takes such packets finds them whole: a datagram, and a SYN that it answers."""
+    came = alone["on the wire"]
+    assert came["udp"] == [NONCE, NOBODY]
+    assert came["tcp"] == [[NOBODY, HANDMADE]]
+    assert came["other"] == []  # of another port it says nothing
+
+
+def test_who_may_enter_a_namespace_does(alone: dict[str, Any]) -> None:
+    """The control of the refusals: the probe's own process is there, and its owner may (HST-08)."""
+    assert "done" in alone["entered"]
+
+
+@pytest.mark.parametrize("name", ["icmp", "sweep", "arp", "via", "frame"])
 def test_without_the_right_nothing_is_sent(powerless: dict[str, Any], name: str) -> None:
     """A raw socket, a packet socket and a route of one's own need a capability."""
     assert (powerless[name]["outcome"], powerless[name]["errno"]) == ("not-sendable", "EPERM")

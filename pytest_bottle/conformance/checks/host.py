@@ -2,19 +2,189 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.backends.contract import Feature, User, Vantage
+from pytest_bottle.conformance import encounters
 from pytest_bottle.conformance.conditions import ALLOWED
+from pytest_bottle.conformance.encounters import Party, attempt, knocks
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
 from pytest_bottle.errors import NotSupported
+from pytest_bottle.firing import Operation, fire
 from pytest_bottle.stimulus import new_nonce
 from pytest_bottle.verdict import BLOCKED_OUTCOMES
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.contract import Endpoint, Topology
+    from pytest_bottle.backends.contract import Endpoint
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.firing import Record
+
+_CANARY = frozenset({Feature.LAB, Feature.HOST_EXEC, Feature.OPEN_GUEST, Feature.PRIVILEGED_PROBE})
+#: Everybody on the link: the limited broadcast (RFC 919), and all hosts by multicast (RFC 1112).
+_EVERYBODY = ("255.255.255.255", "224.0.0.1")
+
+
+def _host_addresses(bench: Bench) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
+    """Ask the host which addresses it has; those of its loopback are HST-02's."""
+    record = bench.probe(Vantage.HOST, {"kind": "addresses"})
+    if "addresses" not in record:
+        raise bench.inconclusive(f"the host does not tell its addresses: {record}")
+    found = [ipaddress.ip_interface(f"{host}/{size}") for _, host, size in record["addresses"]]
+    return [one for one in found if not one.ip.is_loopback and not one.ip.is_link_local]
+
+
+def _agents(bench: Bench) -> list[User]:
+    root = [User.ROOT] if Feature.EXEC_ROOT in bench.features else []
+    return [User.AGENT, *root]
+
+
+def _settle(
+    bench: Bench,
+    tries: list[Operation],
+    port: int,
+    callers: list[tuple[Vantage, str]],
+    addresses: list[str],
+) -> str:
+    """Make the attempts while the host's canary listens, and judge them by who came to it."""
+    why = bench.unmet()
+    canary = encounters.Post(
+        *(bench.backend, bench.topology, Vantage.HOST, port), callers=callers, addresses=addresses
+    )
+    with canary.open(patient=not why):
+        volley = fire(bench.backend, bench.topology, tries, encounters.NEARBY)
+    privileged = bench.backend.address(bench.topology, Vantage.PRIVILEGED)
+    sources = {Vantage.AGENT: bench.topology.agent_address, Vantage.PRIVILEGED: privileged}
+    return encounters.settle(
+        bench,
+        volley,
+        tries,
+        lambda one: canary.book.names(one, sources[one.vantage]),
+        why or canary.deaf,
+    )
+
+
+def _attempts_on(bench: Bench, host: str, port: int) -> list[Operation]:
+    """Try an address from everywhere on the internal network, by the gateway where that helps."""
+    gateway = bench.topology.internal.gateway
+    tries = [one for user in _agents(bench) for one in knocks(Vantage.AGENT, host, port, user=user)]
+    via = gateway if host != gateway and ":" not in host else ""
+    return [*tries, *knocks(Vantage.PRIVILEGED, host, port, via=via)]
+
+
+def _broadcasts(bench: Bench, hosts: set[str], port: int) -> list[Operation]:
+    what = {"kind": "udp", "port": port, "broadcast": True}
+    places = [(Vantage.AGENT, user) for user in _agents(bench)]
+    return [
+        attempt(f"udp/{port} to {host}", vantage, {**what, "host": host}, user)
+        for vantage, user in [*places, (Vantage.PRIVILEGED, User.AGENT)]
+        for host in sorted({*hosts, *_EVERYBODY})
+    ]
+
+
+@check(
+    "HST-01",
+    "Host services on all interfaces are unreachable",
+    level=Level.STRICT,
+    severity=Severity.HIGH,
+    witness=Witness.AT_HOST,
+    needs=_CANARY,
+    evidence=(
+        "https://github.com/moby/libnetwork/issues/1151",
+        "https://github.com/moby/libnetwork/issues/2261",
+        "https://github.com/moby/moby/pull/49262",
+        "https://github.com/agentcage/agentcage/pull/210",
+    ),
+)
+def host_services_are_unreachable(bench: Bench) -> str:
+    """A listener that the host binds on 0.0.0.0 and [::] cannot be reached from the agent, its root
+    or a privileged probe on its network by any address of the host, nor by a broadcast that names
+    its sender.
+    """
+    port, topology = encounters.some_port(), bench.topology
+    addresses = _host_addresses(bench)
+    hosts = {str(one.ip) for one in addresses} | {topology.internal.gateway}
+    many = {str(o.network.broadcast_address) for o in addresses if o.version == 4}
+    tries = [one for host in sorted(hosts) for one in _attempts_on(bench, host, port)]
+    tries += _broadcasts(bench, many, port)
+    everywhere = ["0.0.0.0", *(["::"] if any(o.version == 6 for o in addresses) else [])]
+    # From a container on a normal bridge its gateway answers.
+    callers = [(Vantage.OPEN, topology.egress.gateway)]
+    note = _settle(bench, tries, port, callers, everywhere)
+    return f"{len(hosts)} addresses; {note}"
+
+
+#: Where user-space networks put their host: slirp4netns, pasta and gvisor-tap-vsock.
+_TRANSLATED = ("10.0.2.2", "10.0.2.3", "169.254.1.1", "169.254.1.2")
+#: What engines call their host.
+_ALIASES = (
+    "host.docker.internal",
+    "gateway.docker.internal",
+    "host.containers.internal",
+    "host.lima.internal",
+)
+_LOOPBACKS = ("127.0.0.1", "127.0.0.53")
+
+
+def _by_alias(bench: Bench, port: int) -> list[Operation]:
+    return [
+        attempt(
+            f"http to {name}:{port}",
+            Vantage.AGENT,
+            {"kind": "http", "url": f"http://{name}:{port}/%s", "proxy": None},
+            user,
+        )
+        for name in _ALIASES
+        for user in _agents(bench)
+    ]
+
+
+def _on_the_wire(bench: Bench, port: int) -> list[Operation]:
+    """Packets for 127.0.0.1 in frames with the host's own link address (CVE-2020-8558)."""
+    gateway = bench.topology.internal.gateway
+    what = {
+        "kind": "frame",
+        "to": bench.evidence.plan.neighbours.get(gateway, "ff:ff:ff:ff:ff:ff"),
+        "sender": bench.backend.address(bench.topology, Vantage.PRIVILEGED),
+        "port": port,
+    }
+    return [
+        attempt(
+            f"{protocol}/{port} to {host} in a frame to {what['to']}",
+            Vantage.PRIVILEGED,
+            {**what, "protocol": protocol, "host": host},
+        )
+        for protocol in ("tcp", "udp")
+        for host in _LOOPBACKS
+    ]
+
+
+@check(
+    "HST-02",
+    "Host loopback services are unreachable",
+    witness=Witness.AT_HOST,
+    needs=_CANARY,
+    evidence=(
+        "CVE-2020-8558",
+        "https://github.com/kubernetes/kubernetes/issues/92315",
+        "https://github.com/podman-container-tools/podman/issues/2642",
+        "https://github.com/podman-container-tools/podman/pull/8489",
+    ),
+)
+def host_loopback_is_unreachable(bench: Bench) -> str:
+    """A listener bound to the host's 127.0.0.1, 127.0.0.53 or ::1 cannot be reached by any
+    translation: neither by the addresses and names that engines give their host, nor by the
+    gateway, nor by a packet for 127.0.0.1 on the wire with the host's link address.
+    """
+    port, topology = encounters.some_port(), bench.topology
+    record = bench.probe(Vantage.HOST, {"kind": "addresses"})
+    version6 = any(host == "::1" for _, host, _ in record.get("addresses", ()))
+    here = [*_LOOPBACKS, *(["::1"] if version6 else [])]
+    hosts = (*_TRANSLATED, topology.internal.gateway, topology.egress.gateway)
+    tries = [one for host in hosts for one in _attempts_on(bench, host, port)]
+    tries += [*_by_alias(bench, port), *_on_the_wire(bench, port)]
+    return _settle(bench, tries, port, [(Vantage.HOST, host) for host in here], here)
+
 
 _NEEDS = frozenset({Feature.PUBLISH, Feature.HOST_EXEC})
 
@@ -33,10 +203,14 @@ def _published(bench: Bench) -> Endpoint:
     return bench.topology.published
 
 
-def _get(bench: Bench, vantage: Vantage, host: str, *, topology: Topology | None = None) -> Record:
+def _fetch(bench: Bench, host: str) -> dict[str, object]:
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{_published(bench).port}/{new_nonce()}"
-    return bench.probe(vantage, {"kind": "http", "url": url, "proxy": None}, topology=topology)
+    return {"kind": "http", "url": url, "proxy": None}
+
+
+def _get(bench: Bench, vantage: Vantage, host: str) -> Record:
+    return bench.probe(vantage, _fetch(bench, host))
 
 
 @check(
@@ -62,9 +236,13 @@ def published_port_is_no_way_in(bench: Bench) -> str:
         "127.0.0.1",
     )
     seen = []
-    for who, place in (("agent", topology), ("sibling", bench.sibling)):
+    visits = [Operation(target, Vantage.AGENT, _fetch(bench, target)) for target in targets]
+    places = {"agent": topology, "sibling": bench.sibling}
+    parties = [Party(place, visits) for place in places.values()]
+    volleys = encounters.fire_all(bench.backend, *parties, deadline=encounters.NEARBY)
+    for who, volley in zip(places, volleys, strict=True):
         for target in targets:
-            record = _get(bench, Vantage.AGENT, target, topology=place)
+            record = volley.records.get(target, {"outcome": str(volley.failures)})
             if "status" in record:
                 raise bench.violation(
                     f"{who} got an answer from {target}:{published.port}: {record['status']}"

@@ -149,7 +149,7 @@ def _listening(bench: Bench, topology: Topology) -> Iterator[dict[Vantage, list[
     """
     visits: dict[Vantage, list[str]] = {}
     doors = _doors(bench)
-    what: dict[str, object] = {"kind": "listen", "tcp": [_PORT], "address": "::"}
+    what: dict[str, object] = {"kind": "listen", "tcp": [_PORT], "addresses": ["0.0.0.0", "::"]}
     what |= {"until": _ENOUGH, "deadline": _LISTENING}
     with ThreadPoolExecutor(len(doors)) as pool:
         rounds: Mapping[_Door, Future[Record]] = {

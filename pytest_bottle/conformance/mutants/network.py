@@ -41,7 +41,7 @@ class Quic(Leaky):
         self.give_default_route(topology)
 
 
-@mutant("NET-09", also={"DNS-01", "NET-04", "NET-05"})
+@mutant("NET-09", also={"DNS-01", "LAT-01", "LAT-02", "NET-04", "NET-05"})
 class Router(Leaky):
     """H forwards for the internal bridge; the agent still has no default route."""
 

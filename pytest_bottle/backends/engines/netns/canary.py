@@ -11,6 +11,7 @@ import os
 import selectors
 import socket
 import time
+from contextlib import suppress
 
 GREETING = b"BOTTLE-CANARY\n"
 #: The ports, TCP and UDP: of the canary on every address, and of the one on 127.0.0.1 only.
@@ -45,10 +46,11 @@ def serve(sockets: list[socket.socket], log: int) -> None:
 def _visit(sock: socket.socket) -> tuple[str, bytes]:
     if sock.type == socket.SOCK_DGRAM:
         data, address = sock.recvfrom(512)
-        sock.sendto(GREETING, address)
+        with suppress(OSError):  # H has no way back to who should not have come
+            sock.sendto(GREETING, address)
         return f"{address[0]}:{address[1]}", data
     connection, address = sock.accept()
-    with connection:
+    with connection, suppress(OSError):
         connection.sendall(GREETING)
     return f"{address[0]}:{address[1]}", b""
 

@@ -38,6 +38,7 @@ _KINDS: dict[str, type[BottleError]] = {
     "sidecar": BringUpError,
     "forward": BringUpError,
     "exec": TransportError,
+    "fault": TransportError,
 }
 
 

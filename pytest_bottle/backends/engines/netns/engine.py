@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_bottle.backends.contract import (
     BackendInfo,
     Endpoint,
+    Fault,
     Feature,
     GuestInfo,
     NetworkInfo,
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_HARM = {
+    Fault.KILL_SIDECAR: "kill",
+    Fault.FREEZE_SIDECAR: "freeze",
+    Fault.CUT_EGRESS: "cut",
+    Fault.REMOVE_SIDECAR: "remove",
+}
 _HOMES = {"agent": "/home/agent", "root": "/root", "privileged": "/root"}
 
 
@@ -249,6 +256,10 @@ class NetnsEngine:
     def _log(self, guest: str, *, output: bool) -> int:
         _, (fd,) = self.client.call("logs", guest=guest, output=output)
         return fd
+
+    def fault(self, guest: str, fault: Fault, network: str) -> None:
+        """Signal the guest's processes from within its PID namespace, or take its cable down."""
+        self.client.call("fault", guest=guest, kind=_HARM[fault], network=network)
 
     def configure(self, where: str, changes: Sequence[Sequence[object]]) -> None:
         """Change routes, rules, links or settings of ``host``, ``lab`` or a guest (mutants do)."""

@@ -6,7 +6,8 @@
     owns every       \
     address           +-- int<n> (bridge) --  sidecar, agent, privileged probe
 
-H forwards for the egress bridges and the uplink, never for an internal bridge.
+H forwards for the egress bridges and the uplink, never for an internal bridge. To an internal
+network it speaks ARP and ICMP, and nothing else: not even its own services answer there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pytest_bottle.backends.engines.netns import linux
 from pytest_bottle.backends.engines.netns.children import Refused
 from pytest_bottle.backends.engines.netns.rtnetlink import (
+    FR_ACT_NOP,
     FR_ACT_PROHIBIT,
     RTN_LOCAL,
     Netlink,
@@ -204,6 +206,7 @@ class Fabric:
         host.netlink.route("0.0.0.0/0", via=_LAB_V4)
         host.netlink.route("::/0", via=_LAB_V6)
         host.netlink.rule(Rule(100, FR_ACT_PROHIBIT, iif="up0", to=INTERNAL_POOL))
+        self._turn_away()
         # IPv6 forwards only where all.forwarding is on; internal bridges have no IPv6 at all.
         host.sysctls(
             {
@@ -218,6 +221,19 @@ class Fabric:
             lab.netlink.route(pool, via=_HOST_V4)
         lab.netlink.route("fd87::/16", via=_HOST_V6)
         lab.netlink.flush()
+
+    def _turn_away(self) -> None:
+        """Let no service of H be reached from an internal network, whichever address it has there.
+
+        H has no way back to one by TCP or UDP, and a bridge with rp_filter takes nothing in to
+        which there is no way back (RFC 3704), broadcasts included. One thing still comes in, and
+        only a privileged guest can send it: a datagram from 0.0.0.0 to everybody, as DHCP's is,
+        for the kernel asks no such sender for the way back.
+        """
+        for rule in _no_way_back(INTERNAL_POOL):
+            self.host.netlink.rule(rule)
+        # For rules about what it sends itself the kernel does not look into what it receives.
+        self.host.netlink.rule(Rule(21, FR_ACT_NOP, iif="up0", protocol="udp"))
 
     def _free_numbers(self, *, internal: bool) -> list[int]:
         known = [*self.networks.values(), *self._retired]
@@ -246,7 +262,12 @@ class Fabric:
         netlink = self.host.netlink
         netlink.bridge(network.bridge, self.host.index())
         if internal:
-            self.host.sysctls({f"net/ipv6/conf/{network.bridge}/disable_ipv6": "1"})
+            self.host.sysctls(
+                {
+                    f"net/ipv6/conf/{network.bridge}/disable_ipv6": "1",
+                    f"net/ipv4/conf/{network.bridge}/rp_filter": "1",
+                }
+            )
         netlink.up(network.bridge)
         if not internal:
             netlink.address(network.bridge, f"{network.ipv6(1)}/64")
@@ -291,7 +312,8 @@ class Fabric:
         if network.custom:
             pairs += [(known.bridge, network.subnet) for known in others if not known.internal]
             pairs += [("up0", network.subnet)] if network.internal else []
-        return [Rule(100, FR_ACT_PROHIBIT, iif=bridge, to=to) for bridge, to in pairs]
+        own = _no_way_back(network.subnet) if network.custom and network.internal else []
+        return own + [Rule(100, FR_ACT_PROHIBIT, iif=bridge, to=to) for bridge, to in pairs]
 
     def _take_walls_down(self, network: Network) -> None:
         own = (network.bridge, network.subnet)
@@ -388,3 +410,10 @@ class Fabric:
         """Tell whether the kernel is still taking cables of gone guests away."""
         self._dying &= set(self.host.netlink.links())
         return bool(self._dying)
+
+
+def _no_way_back(subnet: str) -> list[Rule]:
+    return [
+        Rule(20, FR_ACT_PROHIBIT, iif="lo", to=subnet, protocol=protocol)
+        for protocol in ("tcp", "udp")
+    ]

@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_bottle.backends.engines.netns import canary, confine, linux
+from pytest_bottle.backends.engines.netns import canary, confine, harm, linux
 from pytest_bottle.backends.engines.netns.children import STARTUP, Ready, Refused
 from pytest_bottle.backends.engines.netns.fabric import Namespace
 
@@ -293,6 +293,27 @@ class Guests:
             raise
         self._running[identity] = pid
         return pid
+
+    def strike(self, guest: Guest, kind: str) -> None:
+        """Kill or freeze every process of a guest but its first; it is done on return."""
+        done = Ready()
+
+        def run() -> None:
+            os.write(done.write, harm.strike(kind).encode() or b"ready")
+
+        try:
+            self.run_in(guest, (done.write,), run)
+        finally:
+            done.wait(f"the harm ({kind}) to {guest.name}", harm.DEADLINE + STARTUP)
+
+    def cut(self, guest: Guest, network: str) -> None:
+        """Take a guest's cable to a network down, at the guest's end: its routes go with it."""
+        cables = [cable for cable in guest.cables if cable.network == network]
+        if not cables:
+            raise Refused(what=f"{guest.name} is not on this network", where=network)
+        for cable in cables:
+            guest.space.netlink.up(cable.device, up=False)
+        guest.space.netlink.flush()
 
     def kill(self, identity: str) -> bool:
         """Kill a command that still runs, and its session."""

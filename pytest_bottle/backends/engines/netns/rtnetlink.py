@@ -16,6 +16,7 @@ RTN_LOCAL: Final = 2
 RTN_BLACKHOLE: Final = 6
 
 FR_ACT_TO_TBL: Final = 1
+FR_ACT_NOP: Final = 3
 FR_ACT_PROHIBIT: Final = 8
 
 TABLE_MAIN: Final = 254
@@ -36,8 +37,9 @@ _PROTOCOLS: Final = {"icmp": 1, "tcp": 6, "udp": 17}
 class Rule(NamedTuple):
     """A routing rule: which packets, and what becomes of them (ip-rule(8)).
 
-    ``iif`` names the interface they came in by, ``to`` is a network, ``protocol`` and ``port`` are
-    those of the destination; ``action`` is one of ``FR_ACT_*``.
+    ``iif`` names the interface they came in by, ``lo`` for what is sent from here; ``to`` and
+    ``source`` are networks, ``protocol`` and ``port`` are those of the destination; ``action`` is
+    one of ``FR_ACT_*``.
     """
 
     priority: int
@@ -48,6 +50,7 @@ class Rule(NamedTuple):
     protocol: str | None = None
     port: int | None = None
     family: int = socket.AF_INET
+    source: str | None = None
 
 
 class Netlink:
@@ -260,11 +263,12 @@ def _network(cidr: str) -> tuple[int, bytes, int]:
 
 
 def _rule(rule: Rule) -> bytes:
-    raw, length = b"", 0
-    if rule.to is not None:
-        _, raw, length = _network(rule.to)
-    body = struct.pack("BBBBBBBBI", rule.family, length, 0, 0, rule.table, 0, 0, rule.action, 0)
-    body += _attr(1, raw) if length else b""
+    to, to_length = _network(rule.to)[1:] if rule.to else (b"", 0)
+    source, length = _network(rule.source)[1:] if rule.source else (b"", 0)
+    lengths = (to_length, length)
+    body = struct.pack("BBBBBBBBI", rule.family, *lengths, 0, rule.table, 0, 0, rule.action, 0)
+    body += _attr(1, to) if to_length else b""
+    body += _attr(2, source) if length else b""
     body += _attr(3, rule.iif.encode() + b"\0") if rule.iif else b""
     body += _attr(6, struct.pack("I", rule.priority))
     if rule.protocol is not None:

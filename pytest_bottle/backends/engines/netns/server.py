@@ -387,6 +387,17 @@ class Server:
                     "one is chosen",
                 ) from error
 
+    def op_fault(self, request: _wire.Message, _fds: list[int]) -> _Reply:
+        """Do harm to a guest: ``kill`` or ``freeze`` its processes, ``cut`` a cable, ``remove``."""
+        guest, kind = self._guests.get(request["guest"]), request["kind"]
+        if kind == "cut":
+            self._guests.cut(guest, request["network"])
+        elif kind == "remove":
+            self._guests.remove([guest.name])
+        else:
+            self._guests.strike(guest, kind)
+        return _OK, ()
+
     # -- administration ---------------------------------------------------------------------------
 
     def op_configure(self, request: _wire.Message, _fds: list[int]) -> _Reply:

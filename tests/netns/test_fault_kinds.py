@@ -1,0 +1,125 @@
+"""What each fault does to a bottle, as seen from its parts, and that it can be taken down then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bottle.backends.contract import Fault, Resource, Vantage
+from pytest_bottle.bottle import Bottle, FetchError
+from pytest_bottle.errors import TransportError
+from pytest_bottle.spec import BottleSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_bottle.bottle import Guest
+    from pytest_bottle.conformance.mutants.base import NetnsBackend
+
+URL = "http://allowed.test/"
+
+
+@pytest.fixture
+def bottle(netns: NetnsBackend) -> Iterator[Bottle]:
+    """A bottle that works, and may be broken."""
+    with Bottle(netns, BottleSpec()) as bottle:
+        assert bottle.agent.fetch(URL).status == 200
+        yield bottle
+
+
+def states(guest: Guest) -> dict[str, str]:
+    """The name and the state of every process in a guest, but for the program that looks."""
+    program = "cat /proc/[0-9]*/stat"
+    lines = guest.run("sh", "-c", program).out.splitlines()
+    rows = [line.partition("(")[2].rpartition(")") for line in lines]
+    return {name: rest.split()[0] for name, _, rest in rows if name not in ("sh", "cat")}
+
+
+def cause(guest: Guest, timeout: float = 5.0) -> str:
+    """Why a fetch by the proxy gets no answer."""
+    with pytest.raises(FetchError) as caught:
+        guest.fetch(URL, timeout=timeout)
+    return caught.value.cause
+
+
+def test_a_sound_sidecar_runs(bottle: Bottle) -> None:
+    """The control of the others: its service is there, and asleep until somebody comes."""
+    assert states(bottle.sidecar) == {"sleep": "S", "bottle-sidecar": "S"}
+
+
+def test_killed(netns: NetnsBackend, bottle: Bottle) -> None:
+    """The sidecar's processes are gone when the call returns; its guest and its legs stay."""
+    netns.fault(bottle.topology, Fault.KILL_SIDECAR)
+
+    assert states(bottle.sidecar) == {"sleep": "S"}
+    assert cause(bottle.agent) == "refused"
+    assert bottle.sidecar.fetch("http://198.51.100.9/", proxy=None).status == 200
+
+
+def test_killed_with_what_was_run_there(netns: NetnsBackend, bottle: Bottle) -> None:
+    """A command that still runs in the sidecar is killed as well, and the agent's are not."""
+    started = (
+        "import os, time; os.fork() or (os.setsid(), os.close(1), os.close(2), time.sleep(60))"
+    )
+    for guest in (bottle.sidecar, bottle.agent):
+        guest.run(bottle.topology.python, "-I", "-S", "-c", started)
+
+    assert sum(name.startswith("python") for name in states(bottle.sidecar)) == 1
+    netns.fault(bottle.topology, Fault.KILL_SIDECAR)
+
+    assert states(bottle.sidecar) == {"sleep": "S"}
+    assert sum(name.startswith("python") for name in states(bottle.agent)) == 1
+
+
+def test_frozen(netns: NetnsBackend, bottle: Bottle) -> None:
+    """A frozen sidecar takes connections, by its kernel, and never answers."""
+    netns.fault(bottle.topology, Fault.FREEZE_SIDECAR)
+
+    assert states(bottle.sidecar) == {"sleep": "S", "bottle-sidecar": "T"}
+    assert cause(bottle.agent, timeout=0.2) == "timeout"
+
+
+def test_cut_off(netns: NetnsBackend, bottle: Bottle) -> None:
+    """Without its outer leg the sidecar lives, and has no way out and no route to one."""
+    netns.fault(bottle.topology, Fault.CUT_EGRESS)
+
+    assert states(bottle.sidecar)["bottle-sidecar"] == "S"
+    assert "eth0" not in bottle.sidecar.run("cat", "/proc/net/route").out
+    with pytest.raises(FetchError) as caught:
+        bottle.sidecar.fetch("http://198.51.100.9/", proxy=None)
+    assert caught.value.cause == "unreachable"
+    assert bottle.agent.fetch(URL, timeout=20).status in (502, 504)
+
+
+def test_removed(netns: NetnsBackend, bottle: Bottle) -> None:
+    """Nothing of a removed sidecar is left, and nothing can be run in it."""
+    name = bottle.topology.sidecar.name
+    assert Resource("file", name) in netns.inventory()
+    netns.fault(bottle.topology, Fault.REMOVE_SIDECAR)
+
+    assert Resource("file", name) not in netns.inventory()
+    with pytest.raises(TransportError):
+        bottle.sidecar.run("true")
+    # Until the agent's kernel asks for its link address again, packets to it are just lost.
+    assert cause(bottle.agent, timeout=0.2) in ("timeout", "unreachable")
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_broken_bottle_goes_down(netns: NetnsBackend, fault: Fault) -> None:
+    """After any fault the bottle can be taken down, and nothing of it is left."""
+    with Bottle(netns, BottleSpec()) as first:
+        first.guest(Vantage.HOST).run("true")  # H's own first process stays for the session
+    before = netns.inventory()
+    with Bottle(netns, BottleSpec()) as bottle:
+        netns.fault(bottle.topology, fault)
+
+    assert netns.inventory() == before
+
+
+def test_the_same_fault_again(netns: NetnsBackend, bottle: Bottle) -> None:
+    """Killing the dead is no error; harm to a guest that is gone is one, in words."""
+    for fault in (Fault.KILL_SIDECAR, Fault.KILL_SIDECAR, Fault.REMOVE_SIDECAR):
+        netns.fault(bottle.topology, fault)
+    with pytest.raises(TransportError, match="there is no such guest"):
+        netns.fault(bottle.topology, Fault.REMOVE_SIDECAR)

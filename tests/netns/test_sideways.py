@@ -1,0 +1,168 @@
+"""Checks of the host, of other bottles and of faults: harm that does not show in an answer."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bottle.backends.contract import Fault, User, Vantage
+from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
+from pytest_bottle.conformance.bench import Bench
+from pytest_bottle.conformance.mutants.base import Leaky, NetnsBackend
+from pytest_bottle.conformance.registry import all_checks
+from pytest_bottle.errors import Inconclusive, TransportError, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_bottle.backends.contract import ExecResult, Topology
+
+pytestmark = pytest.mark.usefixtures("netns_works")
+
+
+def run(backend: NetnsBackend, identity: str) -> str:
+    """Run one check on a backend and end it."""
+    try:
+        bench = Bench(backend)
+        return bench.run(next(check for check in all_checks() if check.id == identity))
+    finally:
+        backend.close()
+
+
+def bridge_of(topology: Topology) -> str:
+    """The bridge of a bottle's internal network in H."""
+    return f"int{topology.internal.subnet.split('.')[2]}"
+
+
+class HearsOnly(Leaky):
+    """H takes in what comes from the internal network, and has no way to answer it."""
+
+    def weaken(self, topology: Topology) -> None:
+        """Switch the filter of sources off."""
+        setting = f"net/ipv4/conf/{bridge_of(topology)}/rp_filter"
+        self.netns.configure("host", [["sysctl", setting, "0"]])
+
+
+class OneWayBetween(Leaky):
+    """H forwards UDP between internal networks, one way: from the first bottle to later ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: Topology | None = None
+
+    def weaken(self, topology: Topology) -> None:
+        """Open the way."""
+        bridge = bridge_of(topology)
+        if self._first is None:
+            self._first = topology
+            self.netns.configure("host", [["sysctl", f"net/ipv4/conf/{bridge}/forwarding", "1"]])
+            self.add_rules(topology, Rule(60, FR_ACT_PROHIBIT, iif=bridge))
+            return
+        inner = topology.internal.subnet
+        way = Rule(50, iif=bridge_of(self._first), to=inner, protocol="udp")
+        self.add_rules(topology, way)
+
+
+class Knocks(NetnsBackend):
+    """When the agent asks its own proxy, somebody visits the port that the sibling publishes."""
+
+    def exec(
+        self,
+        topology: Topology,
+        vantage: Vantage,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        user: User = User.AGENT,
+        **more: Any,
+    ) -> ExecResult:
+        """Visit it from the host, as a proxy that reaches its host's loopback would."""
+        asked = re.search(rb"to (127[.0-9]+:[0-9]+) by our own proxy", stdin)
+        if asked:
+            url = f"http://{asked[1].decode()}/"
+            code = f"import urllib.request as client; client.urlopen({url!r}).read()"
+            assert super().exec(topology, Vantage.HOST, [topology.python, "-c", code]).ok
+        return super().exec(topology, vantage, argv, stdin=stdin, user=user, **more)
+
+
+class Spared(NetnsBackend):
+    """A backend that does not do one kind of harm, and says that it has."""
+
+    spared = Fault.KILL_SIDECAR
+
+    def fault(self, topology: Topology, fault: Fault) -> None:
+        """Leave out one kind."""
+        if fault is not self.spared:
+            super().fault(topology, fault)
+
+
+class DeafWithin(NetnsBackend):
+    """The agent's listener cannot even be reached by the agent itself."""
+
+    def exec(
+        self,
+        topology: Topology,
+        vantage: Vantage,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        user: User = User.AGENT,
+        **more: Any,
+    ) -> ExecResult:
+        """Fail where a listener is to start."""
+        if b'"id": "listener at' in stdin:
+            raise TransportError("no listener today", where=vantage.value)
+        return super().exec(topology, vantage, argv, stdin=stdin, user=user, **more)
+
+
+def test_a_host_that_only_hears_is_found_out() -> None:
+    """HST-01 is violated by a datagram that nobody answers, also by one to everybody."""
+    with pytest.raises(Violation) as caught:
+        run(HearsOnly(), "HST-01")
+
+    assert "udp/" in caught.value.seen
+    assert "to 255.255.255.255: it arrived, the prober saw 'sent'" in caught.value.seen
+
+
+def test_a_one_way_path_between_bottles_is_found() -> None:
+    """LAT-01 is violated by datagrams of a privileged probe that no answer comes to."""
+    with pytest.raises(Violation) as caught:
+        run(OneWayBetween(), "LAT-01")
+
+    assert "privileged: udp/" in caught.value.seen
+    assert "it arrived, the prober saw 'sent'" in caught.value.seen
+
+
+def test_a_stranger_at_the_sidecar_is_found_in_its_record() -> None:
+    """LAT-02 is violated by what only the sibling's sidecar knows: the prober was denied."""
+    with pytest.raises(Violation, match="LAT-02") as caught:
+        run(Knocks(), "LAT-02")
+
+    assert "wrote down strangers" in caught.value.seen
+
+
+@pytest.mark.parametrize("fault", [f for f in Fault if f is not Fault.CUT_EGRESS])
+def test_a_fault_that_was_not_done_is_found_out(fault: Fault) -> None:
+    """LIFE-02 never passes on the word of a backend; here the proxy even goes on to serve."""
+    backend = Spared()
+    backend.spared = fault
+    with pytest.raises(Violation) as caught:
+        run(backend, "LIFE-02")
+
+    assert "by the proxy" in caught.value.seen
+    assert fault.value in caught.value.seen
+
+
+def test_without_a_listener_nothing_is_proved() -> None:
+    """Silence is worth nothing where nobody could listen."""
+    backend = DeafWithin()
+    try:
+        bench = Bench(backend)
+        for check in all_checks():
+            if check.id in ("HST-01", "HST-02", "LAT-01", "LAT-02"):
+                with pytest.raises(Inconclusive, match="the listener did not report"):
+                    bench.run(check)
+    finally:
+        backend.close()
