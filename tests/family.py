@@ -44,6 +44,8 @@ def left_of(family: Family) -> list[str]:
     """Name what is left of a family: processes that still run, namespaces somebody is in."""
     left = [f"process {p.pid}" for p in family.processes if is_running(p)]
     there = {_namespace(pid) for pid in _pids()}
+    if not left:  # no process: then an open file elsewhere may still hold a namespace
+        there |= _namespaces_held_open()
     return left + [f"namespace {name}" for name in family.namespaces if name in there]
 
 
@@ -66,6 +68,17 @@ def links() -> list[str]:
     return sorted(os.listdir("/sys/class/net"))
 
 
+def mounts() -> list[str]:
+    """Tell what is mounted here: a bind mount could hold a namespace that nobody is in."""
+    with open("/proc/self/mountinfo") as file:
+        return sorted(file)
+
+
+def allowed(seconds: float = 1.0) -> float:
+    """How long the kernel may take: longer only where more wants to run than there are cores."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def _pids() -> Iterable[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())
 
@@ -81,3 +94,15 @@ def _namespace(pid: int) -> str | None:
     with suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/net")
     return None
+
+
+def _namespaces_held_open() -> set[str | None]:
+    """The network namespaces behind open files, of those processes that let us look."""
+    found: set[str | None] = set()
+    for pid in _pids():
+        folder = f"/proc/{pid}/fd"
+        with suppress(OSError):
+            for fd in os.listdir(folder):
+                with suppress(OSError):
+                    found.add(os.readlink(f"{folder}/{fd}"))
+    return found
