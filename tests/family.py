@@ -41,12 +41,16 @@ def family_of(root: int) -> Family:
 
 
 def left_of(family: Family) -> list[str]:
-    """Name what is left of a family: processes that still run, namespaces somebody is in."""
+    """Name what is left of a family: processes that still run, namespaces somebody is in.
+
+    The kernel gives a namespace's number out again at once, so whoever was started after the family
+    was seen may be in another one of that number.
+    """
     left = [f"process {p.pid}" for p in family.processes if is_running(p)]
-    there = {_namespace(pid) for pid in _pids()}
-    if not left:  # no process: then an open file elsewhere may still hold a namespace
-        there |= _namespaces_held_open()
-    return left + [f"namespace {name}" for name in family.namespaces if name in there]
+    newest = max((int(p.start) for p in family.processes), default=0)
+    old = (pid for pid in _pids() if (stat := _stat(pid)) and int(stat[19]) <= newest)
+    there = set(map(_namespace, old)) & family.namespaces
+    return left + [f"namespace {name}" for name in sorted(filter(None, there))]
 
 
 def wait_until_gone(family: Family, seconds: float = 1.0) -> list[str]:
@@ -55,6 +59,13 @@ def wait_until_gone(family: Family, seconds: float = 1.0) -> list[str]:
     while (left := left_of(family)) and time.monotonic() < end:
         time.sleep(0.005)
     return left
+
+
+def process(pid: int) -> Process:
+    """Name a process that there is."""
+    stat = _stat(pid)
+    assert stat is not None, pid
+    return Process(pid, stat[19])
 
 
 def is_running(process: Process) -> bool:
@@ -94,15 +105,3 @@ def _namespace(pid: int) -> str | None:
     with suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/net")
     return None
-
-
-def _namespaces_held_open() -> set[str | None]:
-    """The network namespaces behind open files, of those processes that let us look."""
-    found: set[str | None] = set()
-    for pid in _pids():
-        folder = f"/proc/{pid}/fd"
-        with suppress(OSError):
-            for fd in os.listdir(folder):
-                with suppress(OSError):
-                    found.add(os.readlink(f"{folder}/{fd}"))
-    return found

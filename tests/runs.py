@@ -69,8 +69,11 @@ class Run:
         self.folder = folder
         (folder / "test_user.py").write_text(SUITE + suite)
         (folder / "pytest.ini").write_text("[pytest]\n")
-        self.links, self.mounts, self.files = links(), mounts(), set(os.listdir("/tmp"))
-        variables = {**os.environ, "PYTHONPATH": _ROOT, **(environment or {})}
+        self.links, self.mounts = links(), mounts()
+        self.files = folder / "files"
+        self.files.mkdir()
+        variables = {**os.environ, "PYTHONPATH": _ROOT, "TMPDIR": str(self.files)}
+        variables.update(environment or {})
         for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTHONFAULTHANDLER"):
             variables.pop(name, None)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
@@ -88,7 +91,7 @@ class Run:
                 pass_fds=[write],
             )
         os.close(write)
-        self.pid: int = self._hear()["pid"]
+        self.pid = int(str(self._hear()["pid"]))
 
     def _hear(self) -> dict[str, object]:
         line = self._report.readline()
@@ -123,18 +126,18 @@ class Run:
         rest = self._hear()
         self._reaper.wait(10)
         self._report.close()
-        assert rest["left"] == []
+        assert rest["left"] == [], rest
         assert float(str(rest["gone"])) <= allowed(), rest
         for family in families:
             assert len(family.processes) >= 7  # keeper, minter, server, witness, origins, guests
             # The server's own, the sidecar's and the agent's; those of parts that let nobody look
             # into them, such as the lab's, only root can see.
             assert len(family.namespaces) >= 3
-            assert wait_until_gone(family, allowed()) == []
-        assert links() == self.links
-        assert mounts() == self.mounts
-        made = set(os.listdir("/tmp")) - self.files
-        assert not [name for name in made if "bottle" in name]
+            left = wait_until_gone(family, allowed())
+            assert left == [], left
+        assert links() == self.links, (links(), self.links)
+        assert mounts() == self.mounts, (mounts(), self.mounts)
+        assert not [path for path in self.files.iterdir() if "bottle" in path.name]
 
     def abandon(self) -> None:
         """Let the reaper end what is left, whatever it is."""

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BOOT = (
-    "import gc, sys; gc.disable(); sys.path.extend(sys.argv[4:]); "
+    "import gc, sys; gc.disable(); sys.path.extend(sys.argv[2:]); "
     "from pytest_bottle.backends.engines.netns.keeper import main; "
-    "gc.enable(); main(*map(int, sys.argv[1:4]))"
+    "gc.enable(); main(*map(int, sys.argv[1].split(',')))"
 )
 #: Seconds until the server must answer, on top of what the request itself may take.
 _ANSWER = 20.0
@@ -101,9 +101,9 @@ class Client:
             return errors.read().decode(errors="replace").strip()
 
     def _spawn(self, control: socket.socket, life: int, errors: int) -> _Keeper:
-        numbers = [str(n) for n in (control.fileno(), life, os.getpid())]
+        numbers = ",".join(map(str, (control.fileno(), life, *_owners())))
         return _Keeper(
-            [interpreter(), "-I", "-S", "-c", _BOOT, *numbers, *_import_paths()],
+            [interpreter(), "-I", "-S", "-c", _BOOT, numbers, *_import_paths()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -176,6 +176,16 @@ class Client:
     def leave(self) -> None:
         """Let go of a keeper that was told to stay."""
         self.close()
+
+
+def _owners() -> list[int]:
+    """Whose end is everything's end: we, and pytest-xdist's controller where we are its worker.
+
+    A worker whose controller was killed lets its test run on for a while (execnet: 5 seconds, then
+    10 more), for nobody.
+    """
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    return [os.getpid(), os.getppid()] if worker else [os.getpid()]
 
 
 def _import_paths() -> list[str]:

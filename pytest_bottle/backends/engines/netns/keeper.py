@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -35,12 +36,19 @@ class Ids(NamedTuple):
     foreign: bool
 
 
-def main(control_fd: int, life_fd: int, owner: int) -> NoReturn:
-    """Run the keeper on the files it inherited; never returns."""
+def main(control_fd: int, life_fd: int, *owners: int) -> NoReturn:
+    """Run the keeper on the files it inherited; never returns.
+
+    Args:
+        control_fd: the server's connection to the owner.
+        life_fd: the end to read from of a pipe that the owner holds.
+        owners: processes; the end of any of them is the end of everything.
+    """
     control = socket.socket(fileno=control_fd)
-    linux.set_name("bottle-keeper")
     try:
-        owner_pidfd = os.pidfd_open(owner)
+        linux.set_name("bottle-keeper")
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # for all of us: no crash leaves a file
+        owner_pidfds = [os.pidfd_open(owner) for owner in owners]
         settings, _ = _wire.receive(control, 10)
         child = _start(control, settings)
     except OSError as error:
@@ -49,7 +57,7 @@ def main(control_fd: int, life_fd: int, owner: int) -> NoReturn:
     except _wire.Closed:
         os._exit(1)
     control.close()
-    _watch(child, owner_pidfd, life_fd)
+    _watch(child, owner_pidfds, life_fd)
     os._exit(0)
 
 
@@ -132,19 +140,19 @@ def _help(ends: tuple[socket.socket, ...], ids: Ids, import_paths: list[str]) ->
     minter.serve(clients, import_paths)
 
 
-def _watch(child: int, owner_pidfd: int, life_fd: int) -> None:
-    """Wait for the server to end by itself or for the owner to go; then end the server."""
+def _watch(child: int, owner_pidfds: list[int], life_fd: int) -> None:
+    """Wait for the server to end by itself or for an owner to go; then end the server."""
     child_pidfd = os.pidfd_open(child)
     poll = select.poll()
-    for fd in (child_pidfd, owner_pidfd, life_fd):
+    for fd in (child_pidfd, *owner_pidfds, life_fd):
         poll.register(fd, select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll()}
         if child_pidfd in ready:
             break
         if life_fd in ready and os.read(life_fd, 1) == KEEP:
-            poll.unregister(owner_pidfd)
-            poll.unregister(life_fd)
+            for fd in (*owner_pidfds, life_fd):
+                poll.unregister(fd)
             continue
         os.kill(child, signal.SIGKILL)
         break
