@@ -7,6 +7,7 @@ proxy as an address, never as a name.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import threading
@@ -89,7 +90,9 @@ class EngineBackend:
             try:
                 return self._build(name, spec)
             except BaseException:
-                self._remove(name)
+                # An engine that is gone took everything with it; what it died of is the error.
+                with contextlib.suppress(TransportError):
+                    self._remove(name)
                 raise
 
     def _build(self, name: str, spec: BottleSpec) -> Topology:
@@ -143,9 +146,8 @@ class EngineBackend:
     def _network(self, bottle: str, role: str, *, internal: bool) -> NetworkInfo:
         name = f"{bottle}-{role}"
         self._networks.setdefault(bottle, [])
-        network = self.engine.create_network(name, internal=internal)
-        self._networks[bottle].append(name)
-        return network
+        self._networks[bottle].append(name)  # first: it may exist though we never hear of it
+        return self.engine.create_network(name, internal=internal)
 
     def _alias(self, bottle: str, spec: BottleSpec) -> str:
         """Choose a loopback alias: what the specification says, or the first free one.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -34,9 +36,18 @@ _ANSWER = 20.0
 _KINDS: dict[str, type[BottleError]] = {
     "network_add": BringUpError,
     "guest_add": BringUpError,
+    "lab": BackendUnavailableError,
     "sidecar": BringUpError,
     "exec": TransportError,
 }
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, _wire.Closed):
+        return str(error) or "it closed the connection"
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        return "the connection was closed when an earlier request failed"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def interpreter() -> str:
@@ -51,6 +62,14 @@ class _Keeper(subprocess.Popen[bytes]):
         self.poll()  # and no warning that it still runs: it is meant to
 
 
+#: Keepers that have been told to end: whoever comes by takes them away when they have.
+_ended: list[_Keeper] = []
+
+
+def _reap() -> None:
+    _ended[:] = [keeper for keeper in _ended if keeper.poll() is None]
+
+
 class Client:
     """A keeper and a server that are starting, and the conversation with them.
 
@@ -61,17 +80,38 @@ class Client:
     def __init__(self) -> None:
         self.session = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
-        self._control, theirs = socket.socketpair()
-        life_read, self._life = os.pipe()
+        self._life = -1
+        _reap()
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            try:
+                self._start(theirs, ours)
+            except OSError as error:
+                raise BackendUnavailableError(
+                    "the netns engine's server could not be started",
+                    where=f"{interpreter()} on this machine",
+                    expected="a socket pair, a pipe, a memory file and a process",
+                    seen=error.strerror or str(error),
+                    next_step="free what this machine is short of, or raise its limit",
+                ) from error
+            ours.pop_all()
+
+    def _start(self, theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> None:
+        """Open the files of both sides, each closed by its own stack, and start the keeper."""
+        self._control, control = socket.socketpair()
+        ours.callback(self._control.close)
+        theirs.callback(control.close)
+        life_read, life = os.pipe()
+        ours.callback(os.close, life)
+        theirs.callback(os.close, life_read)
         self._errors = os.memfd_create("keeper-stderr")
-        try:
-            self._keeper = self._spawn(theirs, life_read, self._errors)
-        finally:
-            theirs.close()
-            os.close(life_read)
+        ours.callback(os.close, self._errors)
+        self._keeper = self._spawn(control, life_read, self._errors)
+        ours.callback(_ended.append, self._keeper)
         prefixes = {sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter()).parent.parent)}
         settings = {"prefixes": sorted(prefixes), "import_paths": [p for p in sys.path if p]}
-        _wire.send(self._control, settings)
+        with contextlib.suppress(_wire.Closed):  # :meth:`greet` hears why
+            _wire.send(self._control, settings)
+        self._life = life
 
     def greet(self) -> None:
         """Wait until the server is there.
@@ -81,14 +121,14 @@ class Client:
         """
         try:
             answer, _ = _wire.call(self._control, {"op": "hello"}, timeout=_ANSWER)
-        except (_wire.Closed, TimeoutError) as error:
-            words = self._last_words()
+        except (_wire.Closed, OSError) as error:  # TimeoutError is an OSError
+            said = self._last_words()
             self.close()
             self.wait()
             raise BackendUnavailableError(
                 "the netns engine's server did not start",
                 where=f"{interpreter()} on this machine",
-                seen=words or repr(error),
+                seen=said or _words(error),
             ) from error
         if "error" in answer:
             self.close()
@@ -96,9 +136,11 @@ class Client:
             raise BackendUnavailableError(**answer["error"])
 
     def _last_words(self) -> str:
+        if self._life < 0:
+            return ""
         with open(self._errors, "rb", closefd=False) as errors:
             errors.seek(0)
-            return errors.read().decode(errors="replace").strip()
+            return errors.read().decode(errors="replace").strip()[-2000:]
 
     def _spawn(self, control: socket.socket, life: int, errors: int) -> _Keeper:
         numbers = ",".join(map(str, (control.fileno(), life, *_owners())))
@@ -137,14 +179,14 @@ class Client:
         try:
             with self._lock:
                 answer, received = _wire.call(self._control, request, tuple(fds), timeout)
-        except (_wire.Closed, TimeoutError, OSError) as error:
+        except (_wire.Closed, OSError) as error:  # TimeoutError is an OSError
             # A late answer would be taken for that of the next question.
             self._control.close()
             raise TransportError(
                 "the netns engine's server is gone or does not answer",
                 where=f"request {operation!r}",
                 expected=f"an answer within {timeout:g} s",
-                seen=repr(error),
+                seen=self._last_words() or _words(error),
                 next_step="the session is lost; start pytest again",
             ) from error
         if "error" in answer:
@@ -164,6 +206,8 @@ class Client:
             os.close(fd)
         self._life = -1
         self._control.close()
+        _ended.append(self._keeper)
+        _reap()
 
     def wait(self, timeout: float = 10.0) -> None:
         """Wait until everything is gone.

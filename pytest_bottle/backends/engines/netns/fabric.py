@@ -11,12 +11,13 @@ H forwards for the egress bridges and the uplink, never for an internal bridge.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_bottle.backends.engines.netns import linux
-from pytest_bottle.backends.engines.netns.children import Refused
+from pytest_bottle.backends.engines.netns.children import Lost, Refused, go_home
 from pytest_bottle.backends.engines.netns.rtnetlink import (
     FR_ACT_PROHIBIT,
     RTN_LOCAL,
@@ -60,15 +61,19 @@ class Namespace:
     """A network namespace held by an open file, with a netlink socket inside."""
 
     def __init__(self, home: int) -> None:
-        linux.unshare(linux.CLONE_NEWNET)
-        try:
-            self.fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            self.netlink = Netlink()
-            for name, value in _QUIET.items():
-                sysctl(name, value)
-        finally:
-            linux.setns(home, linux.CLONE_NEWNET)
         self._home = home
+        linux.unshare(linux.CLONE_NEWNET)
+        with contextlib.ExitStack() as undo:
+            try:
+                self.fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                undo.callback(os.close, self.fd)
+                self.netlink = Netlink()
+                undo.callback(self.netlink.close)
+                for name, value in _QUIET.items():
+                    sysctl(name, value)
+            finally:
+                go_home(home, linux.CLONE_NEWNET)
+            undo.pop_all()
         self._next_index = 10
         self.netlink.up("lo")
 
@@ -84,7 +89,7 @@ class Namespace:
         try:
             yield
         finally:
-            linux.setns(self._home, linux.CLONE_NEWNET)
+            go_home(self._home, linux.CLONE_NEWNET)
 
     def sysctls(self, values: dict[str, str]) -> None:
         """Write kernel settings of this namespace, after what is queued has been done."""
@@ -223,20 +228,41 @@ class Fabric:
                 next_step="close bottles that are not needed any more",
             )
         network = Network(name, internal, number, f"{kind}{number}", {})
-        netlink = self.host.netlink
+        try:
+            self._make(network)
+        except BaseException:
+            self._unmake(network)
+            raise
+        self.networks[name] = network
+        return network
+
+    def _make(self, network: Network) -> None:
+        internal, netlink = network.internal, self.host.netlink
         netlink.bridge(network.bridge, self.host.index())
         if internal:
             self.host.sysctls({f"net/ipv6/conf/{network.bridge}/disable_ipv6": "1"})
         else:
             netlink.address(network.bridge, f"{network.ipv6(1)}/64")
-            for pool in (INTERNAL_POOL, EGRESS_POOL):
-                netlink.rule(Rule(100, FR_ACT_PROHIBIT, iif=network.bridge, to=pool))
+            for rule in _apart(network):
+                netlink.rule(rule)
         netlink.address(network.bridge, f"{network.gateway}/24")
         netlink.up(network.bridge)
         forwarding = "0" if internal else "1"
         self.host.sysctls({f"net/ipv4/conf/{network.bridge}/forwarding": forwarding})
-        self.networks[name] = network
-        return network
+
+    def _unmake(self, network: Network) -> None:
+        """Take away what there is of a network that could not be made."""
+        netlink = self.host.netlink
+        netlink.discard()
+        for rule in () if network.internal else _apart(network):
+            netlink.delete_rule(rule)
+            with contextlib.suppress(OSError):  # it had not been made
+                netlink.flush()
+        netlink.delete_link(network.bridge)
+        with contextlib.suppress(OSError):
+            netlink.flush()
+        if network.bridge in netlink.links():
+            raise Lost(what="a network that failed cannot be removed", where=network.name)
 
     def retire_network(self, name: str) -> Network:
         """Take a network out of use; its bridge is the caller's to delete (:func:`demolish`).
@@ -247,10 +273,8 @@ class Fabric:
         if network.taken:
             raise OSError(16, f"network {name} still has guests: {', '.join(network.taken)}")
         if not network.internal:
-            for pool in (INTERNAL_POOL, EGRESS_POOL):
-                self.host.netlink.delete_rule(
-                    Rule(100, FR_ACT_PROHIBIT, iif=network.bridge, to=pool)
-                )
+            for rule in _apart(network):
+                self.host.netlink.delete_rule(rule)
             self.host.netlink.flush()
         del self.networks[name]
         self._retired.append(network)
@@ -276,13 +300,29 @@ class Fabric:
 
         The first network that is not internal gives the default route (S11, S22).
         """
-        cables = [
-            self._cable(guest, space, self.networks[name], f"eth{number}")
-            for number, name in enumerate(networks)
-        ]
-        self.host.netlink.flush()
-        self._address(space, cables)
+        cables: list[Attachment] = []
+        try:
+            for number, name in enumerate(networks):
+                cables.append(self._cable(guest, space, self._known(name), f"eth{number}"))
+            self.host.netlink.flush()
+            self._address(space, cables)
+        except BaseException:
+            self.host.netlink.discard()
+            self.release(guest, cables)
+            for network in self.networks.values():
+                network.taken.pop(guest, None)
+            raise
         return cables
+
+    def _known(self, name: str) -> Network:
+        if name not in self.networks:
+            raise Refused(
+                what="there is no such network",
+                where=name,
+                expected=", ".join(self.networks) or "a network",
+                seen="none of this name",
+            )
+        return self.networks[name]
 
     def _cable(self, guest: str, space: Namespace, network: Network, device: str) -> Attachment:
         number = network.allot(guest)
@@ -322,7 +362,18 @@ class Fabric:
             self.networks[cable.network].taken.pop(guest, None)
             self._dying.add(cable.link)
 
+    def discard(self) -> None:
+        """Forget requests of something that failed, lest they are sent with the next."""
+        self.host.netlink.discard()
+        self.lab.netlink.discard()
+
     def still_dying(self) -> bool:
         """Tell whether the kernel is still taking cables of gone guests away."""
         self._dying &= set(self.host.netlink.links())
         return bool(self._dying)
+
+
+def _apart(network: Network) -> list[Rule]:
+    """What keeps bottles apart: nothing that comes from an egress bridge may enter the pools."""
+    pools = (INTERNAL_POOL, EGRESS_POOL)
+    return [Rule(100, FR_ACT_PROHIBIT, iif=network.bridge, to=pool) for pool in pools]

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.engines.netns import canary, confine, linux
-from pytest_bottle.backends.engines.netns.children import STARTUP, Ready, Refused
+from pytest_bottle.backends.engines.netns.children import STARTUP, Ready, Refused, go_home, words
 from pytest_bottle.backends.engines.netns.fabric import Namespace
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Guests:
         identity = _identity("bottle-host", [], None)
         host = self._start(HOST, identity, self._fabric.host, [])
         self._guests[HOST] = host
-        ready, log = Ready(), host.open_log()
+        log = host.open_log()
+        ready = Ready()
 
         def run() -> None:
             linux.set_name("bottle-canary")
@@ -126,6 +127,7 @@ class Guests:
             self.remove([HOST])
             raise
         finally:
+            ready.close()
             os.close(log)
 
     def add(
@@ -159,25 +161,33 @@ class Guests:
         cables: list[Attachment],
         timeout: float = STARTUP,
     ) -> Guest:
-        ready = Ready()
-        linux.unshare(linux.CLONE_NEWPID)
+        ready, pid = Ready(), 0
         try:
-            pid = self._children.fork(
-                (ready.write, space.fd, *self._users.files),
-                lambda: self._be_first(name, identity, space, ready.write),
-            )
-        finally:
-            linux.setns(self._home_pid, linux.CLONE_NEWPID)
-        try:
+            pid = self._fork_first(name, identity, space, ready.write)
             ready.wait_for_exec(f"guest {name}", timeout)
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 raise Refused(what=f"guest {name} did not start", seen="it ended at once")
-        except Refused:
-            os.kill(pid, signal.SIGKILL)
-            self._children.wait_for(pid)
+            return Guest(name, os.pidfd_open(pid), pid, space, cables)
+        except BaseException:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                self._children.wait_for(pid)
             _remove_folder(f"{confine.STATE}/guests/{name}")
             raise
-        return Guest(name, os.pidfd_open(pid), pid, space, cables)
+        finally:
+            ready.close()
+
+    def _fork_first(
+        self, name: str, identity: confine.Identity, space: Namespace, ready: int
+    ) -> int:
+        linux.unshare(linux.CLONE_NEWPID)
+        try:
+            return self._children.fork(
+                (ready, space.fd, *self._users.files),
+                lambda: self._be_first(name, identity, space, ready),
+            )
+        finally:
+            go_home(self._home_pid, linux.CLONE_NEWPID)
 
     def _be_first(
         self, name: str, identity: confine.Identity, space: Namespace, ready: int
@@ -191,7 +201,7 @@ class Guests:
             # An exec sheds this server's memory, which others in the guest could read.
             os.execve(_SLEEP, ["sleep", "2147483647"], {})
         except OSError as error:
-            os.write(ready, str(error).encode())
+            os.write(ready, words(error).encode())
 
     def remove(self, names: Iterable[str]) -> None:
         """Stop guests, all of them at once, and remove every trace of them."""
@@ -227,7 +237,7 @@ class Guests:
             files = (guest.pidfd, *self._users.files, *keep)
             return self._children.fork(files, inside, at_end)
         finally:
-            linux.setns(self._home_pid, linux.CLONE_NEWPID)
+            go_home(self._home_pid, linux.CLONE_NEWPID)
 
     def execute(
         self,

@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import confine, linux, refusal, server
+from pytest_bottle.backends.engines.netns.children import words
 from pytest_bottle.internet import minter
 
 if TYPE_CHECKING:
@@ -52,12 +54,17 @@ def main(control_fd: int, life_fd: int, *owners: int) -> NoReturn:
         settings, _ = _wire.receive(control, 10)
         child = _start(control, settings)
     except OSError as error:
-        _wire.send(control, {"error": refusal.explain(error)})
+        with contextlib.suppress(OSError, _wire.Closed):  # whoever is gone need not hear it
+            _wire.send(control, {"error": refusal.explain(error)})
         os._exit(1)
-    except _wire.Closed:
+    except (_wire.Closed, TimeoutError):
         os._exit(1)
     control.close()
-    _watch(child, owner_pidfds, life_fd)
+    try:
+        _watch(child, owner_pidfds, life_fd)
+    except OSError as error:  # we end, and with us all that we started
+        os.write(2, f"the keeper cannot watch: {words(error)}\n".encode())
+        os._exit(1)
     os._exit(0)
 
 
@@ -66,6 +73,8 @@ def _start(control: socket.socket, settings: _wire.Message) -> int:
     server_minter, minter_server = socket.socketpair()
     origin_minter, minter_origin = socket.socketpair()
     keeper_end, helper_end = socket.socketpair()
+    # Nobody writes; the end of file tells the server that we are gone. Ours is never closed.
+    alive, _ = os.pipe()
     helper = os.fork()
     if helper == 0:
         keep = (helper_end, minter_server, minter_origin)
@@ -89,8 +98,9 @@ def _start(control: socket.socket, settings: _wire.Message) -> int:
     child = os.fork()
     if child == 0:
         minters = (server_minter, origin_minter)
-        keep_fds = (1, 2, control.fileno(), *(s.fileno() for s in minters))
-        _child(lambda: server.main(control, minters, settings), keep_fds)
+        keep_fds = (1, 2, control.fileno(), alive, *(s.fileno() for s in minters))
+        _child(lambda: server.main(control, minters, settings, alive), keep_fds)
+    os.close(alive)
     server_minter.close()
     origin_minter.close()
     return child
@@ -114,6 +124,8 @@ def _child(run: Callable[[], None], keep: Iterable[int]) -> NoReturn:
         linux.die_with_parent()
         confine.close_all_but((0, 1, 2, *keep))
         run()
+    except OSError as error:
+        os.write(2, f"a child of the keeper's ended: {words(error)}\n".encode())
     except Exception:  # noqa: BLE001 - last words, for the owner to read
         import traceback  # costs 10 ms: only when needed
 

@@ -11,15 +11,15 @@ import os
 import signal
 import socket
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import confine, linux
-from pytest_bottle.backends.engines.netns.children import be_quiet
+from pytest_bottle.backends.engines.netns.children import be_quiet, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PLACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
 
@@ -48,7 +48,8 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
                     _become(request, files, seccomp)
                 linux.setns(home, linux.CLONE_NEWPID)
             except OSError as error:  # a guest that is gone again, for one
-                os.write(files[2], str(error).encode())
+                linux.setns(home, linux.CLONE_NEWPID)  # or we end, and whoever asks next hears it
+                os.write(files[2], words(error).encode())
             for fd in files:
                 os.close(fd)
 
@@ -105,13 +106,15 @@ def order_origin(
 
 
 def _become(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
+    last_words = 2
     try:
-        linux.set_dumpable(False)  # no process of a guest may trace us, or read our memory
-        os.setsid()
-        last_words = os.dup(2)
-        be_quiet()
-        confine.close_all_but((0, 1, 2, last_words, *files))
-        linux.set_name(f"bottle-{request['be']}")
+        with _telling(files[2]):
+            linux.set_dumpable(False)  # no process of a guest may trace us, or read our memory
+            os.setsid()
+            last_words = os.dup(2)
+            be_quiet()
+            confine.close_all_but((0, 1, 2, last_words, *files))
+            linux.set_name(f"bottle-{request['be']}")
         run = _be_sidecar if request["be"] == "sidecar" else _be_origin
         run(request, files, seccomp)
     except (OSError, ValueError) as error:
@@ -120,18 +123,26 @@ def _become(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
         os._exit(1)
 
 
+@contextmanager
+def _telling(ready: int) -> Iterator[None]:
+    """Say on a part's pipe why it does not get ready."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        said = words(error) if isinstance(error, OSError) else str(error)
+        os.write(ready, said.encode())
+        raise
+
+
 def _be_sidecar(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
     from pytest_bottle.guest import proxy
 
     guest, user_namespace, ready, log, *published = files
-    try:
+    with _telling(ready):
         linux.setns(guest, _PLACES)
         listener = listening_socket(*request["listen"])
         config = proxy.Config.from_json(request["config"])
         confine.harden(user_namespace, seccomp)
-    except (OSError, ValueError) as error:
-        os.write(ready, str(error).encode())
-        raise
     os.write(ready, b"ready")
     for fd in (guest, user_namespace, ready):
         os.close(fd)
@@ -143,10 +154,11 @@ def _be_origin(_request: _wire.Message, files: list[int], seccomp: bytes) -> Non
     from pytest_bottle.internet import origin
 
     server, user_namespace, ready, network, control, minter = files
-    linux.setns(server, linux.CLONE_NEWNS)
-    confine.find_package_again()
-    linux.setns(network, linux.CLONE_NEWNET)
-    confine.harden(user_namespace, seccomp)
+    with _telling(ready):
+        linux.setns(server, linux.CLONE_NEWNS)
+        confine.find_package_again()
+        linux.setns(network, linux.CLONE_NEWNET)
+        confine.harden(user_namespace, seccomp)
     os.write(ready, b"ready")
     for fd in (server, user_namespace, ready, network):
         os.close(fd)

@@ -1,0 +1,539 @@
+"""Makes the n-th system call, message or kernel request of a process of the engine's fail.
+
+The faults are injected where the engine meets the kernel: ``os``, ``open``, ``socket``, the C
+library behind ``linux``, and rtnetlink requests (which are garbled, so that the kernel itself
+refuses them). The engine has no switch for it: here its keeper is forked from this process, which
+has exchanged those functions, and not executed anew. Whom a fault is for, and whether it has
+struck, stands in memory that all processes of the family share.
+
+Run as a program: ``python -m tests.faults PHASE ROLE KILL FIRST STEP``. PHASE is ``start`` (of a
+session) or ``up`` (of a bottle); ROLE is one of :data:`ROLES`; KILL is 0, or 1 for the process's
+sudden death in place of an error; the faults are at the calls FIRST, FIRST + STEP, and so on until
+one is beyond the last. Prints a JSON line for each.
+"""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import errno
+import gc
+import json
+import mmap
+import os
+import re
+import resource
+import selectors
+import socket
+import sys
+import time
+import traceback
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pytest_bottle.backends.engine_backend import EngineBackend
+from pytest_bottle.backends.engines.netns import confine, keeper, linux
+from pytest_bottle.backends.engines.netns.children import Children
+from pytest_bottle.backends.engines.netns.client import Client
+from pytest_bottle.backends.engines.netns.engine import NetnsEngine
+from pytest_bottle.backends.engines.netns.rtnetlink import Netlink
+from pytest_bottle.errors import BottleError
+from pytest_bottle.spec import BottleSpec
+from tests.reaper import become_subreaper, children, kill_all, reap_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_bottle.backends.contract import Topology
+
+ROLES = (
+    "owner",  # pytest's side
+    "keeper",
+    "helper",  # writes the id maps, mints certificates
+    "server",
+    "settler",  # makes a user namespace
+    "nursery",
+    "nurseling",  # origins and sidecars
+    "witness",
+    "guest",  # a guest's first process
+    "undertaker",  # deletes bridges
+)
+#: Roles whose part in a session's start is over when the session has started; others go on beside.
+_AT_ONCE = ("owner", "keeper", "server", "settler")
+_ERRORS = (errno.ENOMEM, errno.EMFILE, errno.EPERM)
+_SPEC = BottleSpec(timeout=3.0)
+#: Seconds that a failing step may take: its own time limit, and what a busy machine adds.
+_DEADLINE = _SPEC.timeout + 2.0
+
+
+class Slot(ctypes.Structure):
+    """Which call of a role's is to fail, how, how many there were, and which one it was."""
+
+    _fields_ = (
+        ("count", ctypes.c_uint32),
+        ("at", ctypes.c_uint32),
+        ("errno", ctypes.c_uint32),
+        ("hit", ctypes.c_uint32),
+        ("label", ctypes.c_char * 112),
+    )
+    count: int
+    at: int
+    errno: int
+    hit: int
+    label: bytes
+
+
+_SHARED = mmap.mmap(-1, ctypes.sizeof(Slot) * len(ROLES))
+_SLOTS = {
+    role: Slot.from_buffer(_SHARED, ctypes.sizeof(Slot) * place) for place, role in enumerate(ROLES)
+}
+
+
+class Me:
+    """What this process is; a child inherits it and becomes something else."""
+
+    role = "owner"
+    next_role = "keeper"
+    ready = False
+    last: Any = None
+
+
+def is_struck(label: str) -> int:
+    """Count a call of this process's; returns the errno that it is to fail with, or 0."""
+    if Me.ready:
+        return 0
+    slot = _SLOTS[Me.role]
+    slot.count += 1
+    if slot.count != slot.at:
+        return 0
+    slot.hit, slot.label = 1, label.encode()[:111]
+    if slot.errno == 0:
+        os._exit(137)
+    return slot.errno
+
+
+def strike(label: str) -> None:
+    """Fail, if it is this call's turn."""
+    code = is_struck(label)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+# -- the seams -------------------------------------------------------------------------------------
+
+
+def _wrap(place: Any, name: str) -> None:
+    real = getattr(place, name)
+
+    def faulty(*args: Any, **options: Any) -> Any:
+        about = next((a for a in args if isinstance(a, str | bytes | int)), "")
+        strike(f"{name}({about!r})")
+        return real(*args, **options)
+
+    setattr(place, name, faulty)
+
+
+class _Libc:
+    """The C library, whose calls fail when it is their turn, with -1 and an errno."""
+
+    def __init__(self, real: ctypes.CDLL) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        real = getattr(self._real, name)
+
+        def call(*args: Any) -> int:
+            said = ", ".join(str(getattr(a, "value", a)) for a in args[:2])
+            label = f"{name}({said})"
+            # The bounding set is dropped one by one, in a row: that counts as one call.
+            again = label.startswith("prctl(24,") and Me.last == "prctl(24"
+            Me.last = "prctl(24" if label.startswith("prctl(24,") else label
+            code = 0 if again else is_struck(label)
+            if code:
+                ctypes.set_errno(code)
+                return -1
+            return int(real(*args))
+
+        return call
+
+
+def _wrap_netlink() -> None:
+    real = Netlink._add
+
+    def add(self: Netlink, kind: int, flags: int, body: bytes, label: str) -> None:
+        # No such request: the kernel does nothing, and says EOPNOTSUPP in its turn.
+        real(self, 0x0FFF if is_struck(f"rtnetlink {label}") else kind, flags, body, label)
+
+    Netlink._add = add  # type: ignore[method-assign]
+
+
+def _wrap_sockets() -> None:
+    for name in ("bind", "listen", "sendmsg", "recvmsg", "send", "recv", "setsockopt"):
+        _wrap(socket.socket, name)
+    real = socket.socket.__init__
+
+    def init(self: socket.socket, *args: Any, **options: Any) -> None:
+        if options.get("fileno") is None and len(args) < 4:
+            strike(f"socket({', '.join(map(str, args))})")
+        real(self, *args, **options)
+
+    socket.socket.__init__ = init  # type: ignore[method-assign]
+    _wrap(socket, "socketpair")
+    _wrap(socket, "sethostname")
+
+
+def _wrap_write() -> None:
+    real = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        strike(f"write({fd}, {data[:20]!r})")
+        Me.ready = Me.ready or data == b"ready"  # it is up: what comes now is another matter
+        return real(fd, data)
+
+    os.write = write  # type: ignore[assignment]
+
+
+def _wrap_fork() -> None:
+    real = os.fork
+
+    def fork() -> int:
+        strike("fork()")
+        pid = real()
+        if pid == 0:
+            Me.role, Me.next_role = Me.next_role, _HEIRS.get(Me.next_role, "nurseling")
+        elif Me.role == "keeper":
+            Me.next_role = "server"
+        return pid
+
+    os.fork = fork
+    fork_child = Children.fork
+
+    def fork_known(self: Children, keep: Any, run: Any, at_end: Any = None) -> int:
+        what = getattr(run, "func", run)
+        Me.next_role = _CHILDREN.get(what.__qualname__, "guest")
+        try:
+            return fork_child(self, keep, run, at_end)
+        finally:
+            Me.next_role = "settler"
+
+    Children.fork = fork_known  # type: ignore[method-assign]
+
+
+#: What the next child of a role is, where nothing else says so.
+_HEIRS = {"keeper": "helper", "server": "settler", "nursery": "nurseling"}
+_CHILDREN = {
+    "serve": "nursery",
+    "Server._be_witness": "witness",
+    "Fabric.demolish": "undertaker",
+}
+
+
+def install() -> None:
+    """Exchange the functions by which the engine meets the kernel, in this process and below."""
+    for name in (
+        *("open", "pipe", "pipe2", "dup", "dup2", "mkdir", "pidfd_open", "setsid", "setresuid"),
+        *("setresgid", "setgroups", "symlink", "chdir", "chmod", "execve", "memfd_create"),
+        "waitid",
+    ):
+        _wrap(os, name)
+    _wrap(builtins, "open")
+    _wrap(resource, "setrlimit")
+    _wrap(selectors, "DefaultSelector")
+    _wrap_sockets()
+    _wrap_write()
+    _wrap_fork()
+    _wrap_netlink()
+    linux._libc = _Libc(linux._libc)  # type: ignore[assignment]
+
+
+# -- a session of our own --------------------------------------------------------------------------
+
+
+class Forked:
+    """A child of ours, as much of a ``Popen`` as a client needs."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        """Reap it if it has ended."""
+        with suppress(ChildProcessError):
+            return None if os.waitpid(self.pid, os.WNOHANG)[0] == 0 else 0
+        return 0
+
+    def wait(self, timeout: float) -> None:
+        """Wait for its end."""
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < end, "the keeper does not end"
+            time.sleep(0.001)
+
+
+class ForkingClient(Client):
+    """A client whose keeper is forked from here, with all that has been exchanged."""
+
+    def _spawn(self, control: socket.socket, life: int, errors: int) -> Any:
+        pid = os.fork()
+        if pid:
+            return Forked(pid)
+        try:
+            Me.ready = True  # what comes first is not the engine's
+            gc.freeze()
+            os.setsid()
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for number, fd in enumerate((nothing, nothing, errors)):
+                os.dup2(fd, number)
+            confine.close_all_but((0, 1, 2, control.fileno(), life))
+            Me.ready = False
+            keeper.main(control.fileno(), life, os.getppid())
+        except BaseException:  # noqa: BLE001 - as an interpreter would
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+
+class Session:
+    """A session and what it has open, in its processes that we may look into."""
+
+    def __init__(self) -> None:
+        self.client = ForkingClient()
+        self.backend = EngineBackend(NetnsEngine(self.client))
+        # The first bottle waits for the lab, and canaries come up when first asked for.
+        self.backend.down(self.backend.up(_SPEC))
+        self.before = self.look()
+
+    def look(self) -> dict[str, object]:
+        """What there is: the kernel's objects, and how many files our processes have open."""
+        inventory = self.backend.inventory()
+        return {
+            "inventory": sorted(
+                f"{r.kind} {re.sub('^[0-9]+ ', '', r.name)}"
+                for r in inventory
+                if r.kind != "namespace"
+            ),
+            "namespaces": sum(r.kind == "namespace" for r in inventory),
+            "files": {name: _open_files(pid) for name, pid in self._processes().items()},
+        }
+
+    def _processes(self) -> dict[str, int]:
+        found = {"owner": os.getpid()}
+        for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+            with suppress(OSError):
+                name, parent = _name_and_parent(pid)
+                if parent in found.values() and name in ("bottle-keeper", "bottle-server"):
+                    found[name] = pid
+                if name == "bottle-nursery" and parent == found.get("bottle-server"):
+                    found[name] = pid
+        return found
+
+
+def _name_and_parent(pid: int) -> tuple[str, int]:
+    with builtins.open(f"/proc/{pid}/stat") as file:
+        before, _, after = file.read().rpartition(")")
+    return before.partition("(")[2], int(after.split()[1])
+
+
+def _open_files(pid: int) -> list[str]:
+    with suppress(OSError):
+        names = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        return sorted(re.sub(r"\[?\d+\]?", "", name) for name in names if "/proc/" not in name)
+    return ["hidden"]
+
+
+# -- one fault -------------------------------------------------------------------------------------
+
+
+class Fault:
+    """The failure of the n-th call of a role."""
+
+    def __init__(self, role: str, number: int, *, kill: bool) -> None:
+        self.role, self.number = role, number
+        self.errno = 0 if kill else _ERRORS[number % len(_ERRORS)]
+        self.problems: list[str] = []
+        self.said: list[str] = []
+        self.outcome = "nothing"
+
+    def arm(self) -> None:
+        """Let it strike from now on."""
+        self.disarm()
+        slot = _SLOTS[self.role]
+        slot.count = slot.hit = 0
+        slot.label, slot.errno, slot.at = b"", self.errno, self.number
+
+    def disarm(self) -> None:
+        """Let it not strike any more."""
+        for slot in _SLOTS.values():
+            slot.at = 0
+
+    @property
+    def has_struck(self) -> bool:
+        """Tell whether there was such a call."""
+        return bool(_SLOTS[self.role].hit)
+
+    def attempt(self, act: Callable[[], Any]) -> Any:
+        """Do something that may fail, but only in a way that the user can understand."""
+        start = time.monotonic()
+        try:
+            return act()
+        except BottleError as error:
+            self.said.append(str(error))
+            self._judge(error)
+        except Exception:  # noqa: BLE001 - that is the finding
+            self.problems.append(f"not an error of ours: {traceback.format_exc()}")
+        if time.monotonic() - start > _DEADLINE:
+            self.problems.append(f"took {time.monotonic() - start:.1f} s")
+        return None
+
+    def _judge(self, error: BottleError) -> None:
+        if type(error) is BottleError:
+            self.problems.append("an error of no kind")
+        if not error.what or not error.seen:
+            self.problems.append("the error does not say what was seen")
+        if re.search(r"\w+(Error|Closed|Exception)\(|KeyError|NoneType|Traceback", str(error)):
+            self.problems.append("the error is in a programmer's words")
+
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether the user has been told that the session is lost."""
+        return any("the session is lost" in words for words in self.said)
+
+    def report(self) -> str:
+        """What became of it, as one JSON line."""
+        slot = _SLOTS[self.role]
+        fields = {
+            "role": self.role,
+            "call": f"{self.number}: {slot.label.decode(errors='replace')}",
+            "errno": errno.errorcode.get(self.errno, "killed"),
+            "outcome": self.outcome,
+            "said": self.said,
+            "problems": self.problems,
+        }
+        return json.dumps(fields)
+
+
+def nothing_left(fault: Fault, files: list[str]) -> None:
+    """Require that no process is left, and no file of ours open."""
+    if reap_all(3.0) is None:
+        fault.problems.append(f"left: {kill_all(children())}")
+        reap_all(3.0)
+    gc.collect()
+    if (now := _open_files(os.getpid())) != files:
+        fault.problems.append(f"files left open: {_difference(files, now)}")
+
+
+def _difference(before: Any, after: Any) -> str:
+    if isinstance(before, dict):
+        return "; ".join(
+            f"{key}: {_difference(before[key], after.get(key))}"
+            for key in before
+            if before[key] != after.get(key)
+        )
+    if not isinstance(before, list) or not isinstance(after, list):
+        return f"{before} became {after}"
+    more, less = list(after), []
+    for one in before:
+        if one in more:
+            more.remove(one)
+        else:
+            less.append(one)
+    return f"+{more} -{less}"
+
+
+def fail_in_start(role: str, number: int, *, kill: bool) -> Fault:
+    """Let a call of a session's start fail; whatever starts all the same must work, or say no."""
+    files = _open_files(os.getpid())
+    fault = Fault(role, number, kill=kill)
+    fault.arm()
+    clients: list[Client] = []
+
+    def begin() -> EngineBackend:
+        clients.append(ForkingClient())
+        return EngineBackend(NetnsEngine(clients[0]))
+
+    backend: EngineBackend | None = fault.attempt(begin)
+    fault.outcome = "started" if backend else "did not start"
+    if role in _AT_ONCE:
+        fault.disarm()
+    if backend is not None and fault.has_struck and role in _AT_ONCE:
+        fault.outcome = "started all the same"
+    if backend is not None:
+        topology: Topology | None = fault.attempt(partial(backend.up, _SPEC))
+        fault.disarm()
+        fault.outcome += "; a bottle is up" if topology else "; no bottle came up"
+        if topology is None and not fault.problems:
+            _try_again(fault, backend)
+        backend.close()
+    fault.disarm()
+    del backend
+    for client in clients:
+        client.close()
+    clients.clear()
+    nothing_left(fault, files)
+    return fault
+
+
+def _try_again(fault: Fault, backend: EngineBackend) -> None:
+    """A session in which a bottle did not come up is whole, with a lab that hears, or lost."""
+    if fault.attempt(partial(backend.up, _SPEC)) is not None:
+        fault.attempt(backend.internet.mark)
+        fault.outcome += "; the next one is up"
+    elif not fault.is_lost:
+        fault.problems.append("nobody said that the session is lost")
+
+
+def fail_in_up(session: Session, role: str, number: int, *, kill: bool) -> Fault:
+    """Let a call of a bring-up fail; the session then works on, or says that it is lost."""
+    fault = Fault(role, number, kill=kill)
+    fault.arm()
+    topology: Topology | None = fault.attempt(partial(session.backend.up, _SPEC))
+    fault.disarm()
+    fault.outcome = "the bottle is up" if topology else "refused"
+    if topology is not None:
+        fault.attempt(partial(session.backend.down, topology))
+    again: Topology | None = fault.attempt(partial(session.backend.up, _SPEC))
+    if again is None:
+        fault.outcome = "lost"
+        if not fault.is_lost:
+            fault.problems.append("the next bottle does not come up")
+        return fault
+    fault.attempt(partial(session.backend.down, again))
+    after = session.look()
+    if after != session.before:
+        fault.problems.append(f"not as before: {_difference(session.before, after)}")
+        session.before = after
+    return fault
+
+
+def main(phase: str, role: str, kill: str, first: str, step: str) -> None:
+    """Let one call after the other fail, until there is none."""
+    become_subreaper()
+    from pytest_bottle.guest import proxy  # noqa: F401 - once, for all sessions
+    from pytest_bottle.internet import minter, origin, witness  # noqa: F401
+
+    install()
+    files = _open_files(os.getpid())
+    number, session = int(first), None
+    real = builtins.print
+    while True:
+        if phase == "start":
+            fault = fail_in_start(role, number, kill=kill == "1")
+        else:
+            session = session or Session()
+            fault = fail_in_up(session, role, number, kill=kill == "1")
+            if fault.outcome == "lost" or fault.problems:
+                session.backend.close()
+                session = None
+                nothing_left(fault, files)
+        if not fault.has_struck:
+            break
+        if os.environ.get("V"):
+            sys.stderr.write(f"{number} ")
+        real(fault.report(), flush=True)
+        number += int(step)
+    if session:
+        session.backend.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
