@@ -18,6 +18,7 @@ import builtins
 import ctypes
 import errno
 import gc
+import itertools
 import json
 import mmap
 import os
@@ -299,22 +300,35 @@ class Session:
     def __init__(self) -> None:
         self.client = ForkingClient()
         self.backend = EngineBackend(NetnsEngine(self.client))
-        # The first bottle waits for the lab, and canaries come up when first asked for.
-        self.backend.down(self.backend.up(_SPEC))
-        self.before = self.look()
+        self.backend.down(self.backend.up(_SPEC))  # the first bottle waits for the lab as well
+        self._pids = self._processes()
+        self.things, self.files = self.inventory(), self.open_files()
 
-    def look(self) -> dict[str, object]:
-        """What there is: the kernel's objects, and how many files our processes have open."""
-        inventory = self.backend.inventory()
-        return {
-            "inventory": sorted(
-                f"{r.kind} {re.sub('^[0-9]+ ', '', r.name)}"
-                for r in inventory
-                if r.kind != "namespace"
-            ),
-            "namespaces": sum(r.kind == "namespace" for r in inventory),
-            "files": {name: _open_files(pid) for name, pid in self._processes().items()},
-        }
+    def inventory(self) -> list[str]:
+        """What the kernel says there is, but for what changes without meaning anything."""
+        found = [(thing.kind, thing.name) for thing in self.backend.inventory()]
+        unnamed = {"namespace": "", "process": r"^[0-9]+ "}
+        return sorted(
+            f"{kind} {re.sub(unnamed.get(kind, '$') or '.*', '', name)}" for kind, name in found
+        )
+
+    def open_files(self) -> dict[str, list[str]]:
+        """What our processes have open."""
+        return {name: _open_files(pid) for name, pid in self._pids.items()}
+
+    def changes(self, *, thorough: bool) -> str:
+        """Tell what is there that was not there before, or the other way round.
+
+        What the kernel is about to take away may take its time on a busy machine.
+        """
+        end = time.monotonic() + 5.0
+        while True:
+            found = _difference(self.files, self.open_files())
+            if thorough:
+                found += _difference(self.things, self.inventory())
+            if not found or time.monotonic() > end:
+                return found
+            time.sleep(0.01)
 
     def _processes(self) -> dict[str, int]:
         found = {"owner": os.getpid()}
@@ -429,15 +443,13 @@ def _difference(before: Any, after: Any) -> str:
             for key in before
             if before[key] != after.get(key)
         )
-    if not isinstance(before, list) or not isinstance(after, list):
-        return f"{before} became {after}"
     more, less = list(after), []
     for one in before:
         if one in more:
             more.remove(one)
         else:
             less.append(one)
-    return f"+{more} -{less}"
+    return f"+{more} -{less}" if more or less else ""
 
 
 def fail_in_start(role: str, number: int, *, kill: bool) -> Fault:
@@ -482,7 +494,7 @@ def _try_again(fault: Fault, backend: EngineBackend) -> None:
         fault.problems.append("nobody said that the session is lost")
 
 
-def fail_in_up(session: Session, role: str, number: int, *, kill: bool) -> Fault:
+def fail_in_up(session: Session, role: str, number: int, *, kill: bool, thorough: bool) -> Fault:
     """Let a call of a bring-up fail; the session then works on, or says that it is lost."""
     fault = Fault(role, number, kill=kill)
     fault.arm()
@@ -491,21 +503,35 @@ def fail_in_up(session: Session, role: str, number: int, *, kill: bool) -> Fault
     fault.outcome = "the bottle is up" if topology else "refused"
     if topology is not None:
         fault.attempt(partial(session.backend.down, topology))
-    again: Topology | None = fault.attempt(partial(session.backend.up, _SPEC))
-    if again is None:
+    fault.attempt(partial(session.client.call, "hello"))
+    again: Topology | None = None
+    if not fault.is_lost and thorough:
+        again = fault.attempt(partial(session.backend.up, _SPEC))
+    if again is not None:
+        fault.attempt(partial(session.backend.down, again))
+    elif fault.is_lost:
         fault.outcome = "lost"
-        if not fault.is_lost:
-            fault.problems.append("the next bottle does not come up")
         return fault
-    fault.attempt(partial(session.backend.down, again))
-    after = session.look()
-    if after != session.before:
-        fault.problems.append(f"not as before: {_difference(session.before, after)}")
-        session.before = after
+    elif thorough:
+        fault.problems.append("the next bottle does not come up")
+    if changes := session.changes(thorough=thorough):
+        fault.problems.append(f"not as before: {changes}")
     return fault
 
 
-def main(phase: str, role: str, kill: str, first: str, step: str) -> None:
+def fail_in_down(session: Session, role: str, number: int, *, kill: bool) -> Fault:
+    """Let a call of a bottle's way down fail: it goes all the same."""
+    fault = Fault(role, number, kill=kill)
+    topology: Topology = session.backend.up(_SPEC)
+    fault.arm()
+    fault.attempt(partial(session.backend.down, topology))
+    if changes := session.changes(thorough=True):
+        fault.problems.append(f"not as before: {changes}")
+    fault.disarm()
+    return fault
+
+
+def main(phase: str, role: str, kill: bool, first: int, step: int) -> None:
     """Let one call after the other fail, until there is none."""
     become_subreaper()
     from pytest_bottle.guest import proxy  # noqa: F401 - once, for all sessions
@@ -513,27 +539,32 @@ def main(phase: str, role: str, kill: str, first: str, step: str) -> None:
 
     install()
     files = _open_files(os.getpid())
-    number, session = int(first), None
-    real = builtins.print
-    while True:
+    session: Session | None = None
+    for number in itertools.count(first, step):
         if phase == "start":
-            fault = fail_in_start(role, number, kill=kill == "1")
+            fault = fail_in_start(role, number, kill=kill)
         else:
             session = session or Session()
-            fault = fail_in_up(session, role, number, kill=kill == "1")
-            if fault.outcome == "lost" or fault.problems:
-                session.backend.close()
+            # A whole bottle, and the kernel's word that all is gone, take their time.
+            thorough = (number - first) // step % 4 == 3
+            act = fail_in_down if phase == "down" else partial(fail_in_up, thorough=thorough)
+            fault = act(session, role, number, kill=kill)
+            if fault.outcome == "lost" or fault.problems or not fault.has_struck:
+                _end(session, fault, files)
                 session = None
-                nothing_left(fault, files)
+        if fault.has_struck or fault.problems:
+            os.write(1, fault.report().encode() + b"\n")
         if not fault.has_struck:
             break
-        if os.environ.get("V"):
-            sys.stderr.write(f"{number} ")
-        real(fault.report(), flush=True)
-        number += int(step)
-    if session:
-        session.backend.close()
+
+
+def _end(session: Session, fault: Fault, files: list[str]) -> None:
+    if fault.outcome != "lost" and (changes := session.changes(thorough=True)):
+        fault.problems.append(f"not as before, by this or one before: {changes}")
+    session.backend.close()
+    del session
+    nothing_left(fault, files)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3] == "1", int(sys.argv[4]), int(sys.argv[5]))

@@ -165,7 +165,7 @@ class Guests:
         try:
             pid = self._fork_first(name, identity, space, ready.write)
             ready.wait_for_exec(f"guest {name}", timeout)
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if not _is_idle(pid):
                 raise Refused(what=f"guest {name} did not start", seen="it ended at once")
             return Guest(name, os.pidfd_open(pid), pid, space, cables)
         except BaseException:
@@ -298,6 +298,16 @@ class Guests:
                 with suppress(ProcessLookupError):
                     os.kill(target, signal.SIGKILL)
         return pid is not None
+
+
+def _is_idle(pid: int) -> bool:
+    """Tell whether a guest's first process has exec'd, as its silence says, and still runs.
+
+    Its pipe closes just so when it ends, a moment before anybody can wait for it.
+    """
+    with open(f"/proc/{pid}/comm") as file:
+        has_execed = file.read().strip() == os.path.basename(_SLEEP)
+    return has_execed and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
 
 def _identity(

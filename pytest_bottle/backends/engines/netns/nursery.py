@@ -49,7 +49,7 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
                 linux.setns(home, linux.CLONE_NEWPID)
             except OSError as error:  # a guest that is gone again, for one
                 linux.setns(home, linux.CLONE_NEWPID)  # or we end, and whoever asks next hears it
-                os.write(files[2], words(error).encode())
+                _tell(files[2], words(error))
             for fd in files:
                 os.close(fd)
 
@@ -129,9 +129,13 @@ def _telling(ready: int) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        said = words(error) if isinstance(error, OSError) else str(error)
-        os.write(ready, said.encode())
+        _tell(ready, words(error) if isinstance(error, OSError) else str(error))
         raise
+
+
+def _tell(ready: int, said: str) -> None:
+    with suppress(BrokenPipeError):  # nobody waits for this part any more
+        os.write(ready, said.encode())
 
 
 def _be_sidecar(request: _wire.Message, files: list[int], seccomp: bytes) -> None:

@@ -297,9 +297,14 @@ class Server:
             return _OK, ()
 
         def bury_here() -> None:
-            with self._fabric.host.entered():
-                demolish()
-            self._fabric.forget(networks)
+            # If that fails as well they stay retired, and in the inventory.
+            with contextlib.suppress(OSError):
+                there = self._fabric.host.netlink.links()
+                left = [network for network in networks if network.bridge in there]
+                if left:
+                    with self._fabric.host.entered():
+                        self._fabric.demolish(left)
+                self._fabric.forget(networks)
 
         def buried(status: int) -> None:
             self._undertakers.discard(pid)
