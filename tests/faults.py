@@ -544,12 +544,16 @@ def main(phase: str, role: str, kill: bool, first: int, step: int) -> None:
         if phase == "start":
             fault = fail_in_start(role, number, kill=kill)
         else:
-            session = session or Session()
             # A whole bottle, and the kernel's word that all is gone, take their time.
             thorough = (number - first) // step % 4 == 3
             act = fail_in_down if phase == "down" else partial(fail_in_up, thorough=thorough)
+            session = session or Session()
             fault = act(session, role, number, kill=kill)
-            if fault.outcome == "lost" or fault.problems or not fault.has_struck:
+            if fault.is_lost and not fault.has_struck:  # the fault before did that
+                _end(session, fault, files)
+                session = Session()
+                fault = act(session, role, number, kill=kill)
+            if fault.is_lost or fault.problems or not fault.has_struck:
                 _end(session, fault, files)
                 session = None
         if fault.has_struck or fault.problems:
@@ -559,7 +563,7 @@ def main(phase: str, role: str, kill: bool, first: int, step: int) -> None:
 
 
 def _end(session: Session, fault: Fault, files: list[str]) -> None:
-    if fault.outcome != "lost" and (changes := session.changes(thorough=True)):
+    if not fault.is_lost and (changes := session.changes(thorough=True)):
         fault.problems.append(f"not as before, by this or one before: {changes}")
     session.backend.close()
     del session

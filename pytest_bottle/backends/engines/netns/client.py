@@ -190,7 +190,8 @@ class Client:
                 next_step="the session is lost; start pytest again",
             ) from error
         if "error" in answer:
-            raise _KINDS.get(operation, BottleError)(**answer["error"])
+            other = TransportError if answer.get("lost") else BottleError
+            raise _KINDS.get(operation, other)(**answer["error"])
         return answer, received
 
     def keep(self) -> None:

@@ -73,7 +73,7 @@ def main(
     except OSError as error:
         _wire.send(control, {"error": refusal.explain(error)})
     except Refused as refused:
-        _wire.send(control, {"error": refused.fields})
+        _wire.send(control, {"error": refused.fields, "lost": True})
 
 
 def _start(
