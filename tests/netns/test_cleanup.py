@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.family import Family, family_of, left_of, wait_until_gone
+from tests.family import Family, family_of, is_running, left_of, wait_until_gone
 from tests.runs import Run
 
 if TYPE_CHECKING:
@@ -90,17 +90,24 @@ def test_killed(tmp_path: Path, number: signal.Signals) -> None:
     ],
 )
 def test_a_part_of_ours_dies(tmp_path: Path, name: str, number: signal.Signals) -> None:
-    """If the keeper or the server dies, the rest goes with it and the test hears why."""
+    """If the keeper or the server dies, the rest goes with it and the test hears why.
+
+    Nothing of ours writes to the terminal, and no crash of ours leaves a file.
+    """
     then = "bottle.agent.run('sleep', '60', timeout=10)"
     run = start(tmp_path, then, "-k", "test_it")
     family = run.family()
-    victims = [p.pid for p in family.processes if _name(p.pid) == name]
+    running = [p.pid for p in family.processes if is_running(p)]
+    victims = [pid for pid in running if _name(pid) == name]
+    assert {_core_limit(pid) for pid in running} == {"0"}
 
     os.kill(min(victims), number)
 
     code, output = run.end()
     assert code == 1
     assert "TransportError" in output
+    assert "Traceback (most recent call last)" not in output
+    assert not list(tmp_path.glob("core*"))
     run.nothing_left(family)
 
 
@@ -124,6 +131,11 @@ def _wait_for_family(pid: int, size: int) -> None:
     while len(family_of(pid).processes) <= size and time.monotonic() < end:
         if not os.path.exists(f"/proc/{pid}"):
             break
+
+
+def _core_limit(pid: int) -> str:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line.split()[4] for line in lines if line.startswith("Max core file size"))
 
 
 def _name(pid: int) -> str:

@@ -9,6 +9,7 @@ nobody notices could else be a guest that lacks a part of its confinement.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pytest_bottle.backends.engines.netns.client import Client
+from pytest_bottle.backends.engines.netns.engine import NetnsEngine
+from pytest_bottle.errors import BackendUnavailableError
+from tests.family import Family, family_of, wait_until_gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,10 +120,10 @@ def test_each_call_fails(phase: str, role: str, least: int, programs: int) -> No
 def test_its_process_dies_at_each_call(phase: str, role: str, least: int) -> None:
     """Whenever a process dies, without a word, the others tell and nothing is left.
 
-    The server, with whom everything ends each time, dies at every seventh call only: its death at
-    any instant is the matter of ``test_kill_matrix.py``.
+    The server and a guest's first process, which make some hundred calls, die at every fifth: the
+    death of everything at any instant is the matter of ``test_kill_matrix.py``.
     """
-    step = 7 if role == "server" else 1
+    step = 5 if least > 100 else 1
     faults = list(_inject(phase, role, range(1, 2), step, kill=True))
 
     assert len(faults) >= least // step
@@ -141,7 +147,7 @@ def test_the_keeper_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object) -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(subprocess, "_fork_exec", refuse, raising=False)
+    monkeypatch.setattr(subprocess, "_fork_exec", refuse)
     before = _open_files()
 
     with pytest.raises(BackendUnavailableError, match="could not be started") as caught:
