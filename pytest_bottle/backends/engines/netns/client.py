@@ -59,7 +59,8 @@ class _Keeper(subprocess.Popen[bytes]):
     """The keeper's process: it sees to the end by itself, and nobody needs to wait for it."""
 
     def __del__(self) -> None:
-        self.poll()  # and no warning that it still runs: it is meant to
+        if getattr(self, "pid", None):  # it was started
+            self.poll()  # and no warning that it still runs: it is meant to
 
 
 #: Keepers that have been told to end: whoever comes by takes them away when they have.
