@@ -565,6 +565,8 @@ def main(phase: str, role: str, kill: bool, first: int, step: int) -> None:
 def _end(session: Session, fault: Fault, files: list[str]) -> None:
     if not fault.is_lost and (changes := session.changes(thorough=True)):
         fault.problems.append(f"not as before, by this or one before: {changes}")
+    if fault.problems:
+        fault.said.append(f"last words: {session.client._last_words()}")
     session.backend.close()
     del session
     nothing_left(fault, files)

@@ -39,19 +39,23 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
     become_root()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps for us
     home = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
-    with suppress(_wire.Closed):
-        while True:
+    while True:
+        try:
             request, files = _wire.receive(requests)
-            try:
-                linux.setns(files[0], linux.CLONE_NEWPID)
-                if os.fork() == 0:
-                    _become(request, files, seccomp)
-                linux.setns(home, linux.CLONE_NEWPID)
-            except OSError as error:  # a guest that is gone again, for one
-                linux.setns(home, linux.CLONE_NEWPID)  # or we end, and whoever asks next hears it
-                _tell(files[2], words(error))
-            for fd in files:
-                os.close(fd)
+        except _wire.Closed as end:
+            if end.args:  # not the server's end, but something that got lost on the way
+                raise
+            return
+        try:
+            linux.setns(files[0], linux.CLONE_NEWPID)
+            if os.fork() == 0:
+                _become(request, files, seccomp)
+            linux.setns(home, linux.CLONE_NEWPID)
+        except OSError as error:  # a guest that is gone again, for one
+            linux.setns(home, linux.CLONE_NEWPID)  # or we end, and whoever asks next hears it
+            _tell(files[2], words(error))
+        for fd in files:
+            os.close(fd)
 
 
 def order_sidecar(
