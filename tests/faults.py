@@ -1,31 +1,22 @@
 """Makes the n-th system call, message or kernel request of a process of the engine's fail.
 
-The faults are injected where the engine meets the kernel: ``os``, ``open``, ``socket``, the C
-library behind ``linux``, and rtnetlink requests (which are garbled, so that the kernel itself
-refuses them). The engine has no switch for it: here its keeper is forked from this process, which
-has exchanged those functions, and not executed anew. Whom a fault is for, and whether it has
-struck, stands in memory that all processes of the family share.
+The engine has no switch for it: here its keeper is forked from this process, which has exchanged
+the functions by which it meets the kernel (:mod:`tests.injection`), and not executed anew.
 
 Run as a program: ``python -m tests.faults PHASE ROLE KILL FIRST STEP``. PHASE is ``start`` (of a
-session) or ``up`` (of a bottle); ROLE is one of :data:`ROLES`; KILL is 0, or 1 for the process's
-sudden death in place of an error; the faults are at the calls FIRST, FIRST + STEP, and so on until
-one is beyond the last. Prints a JSON line for each.
+session), ``up`` or ``down`` (of a bottle); ROLE is one of ``injection.ROLES``; KILL is 0, or 1 for
+the process's sudden death in place of an error; the faults are at the calls FIRST, FIRST + STEP,
+and so on until one is beyond the last. Prints a JSON line for each.
 """
 
 from __future__ import annotations
 
-import builtins
-import ctypes
 import errno
 import gc
 import itertools
 import json
-import mmap
 import os
 import re
-import resource
-import selectors
-import socket
 import sys
 import time
 import traceback
@@ -34,218 +25,26 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.backends.engine_backend import EngineBackend
-from pytest_bottle.backends.engines.netns import confine, keeper, linux
-from pytest_bottle.backends.engines.netns.children import Children
+from pytest_bottle.backends.engines.netns import confine, keeper
 from pytest_bottle.backends.engines.netns.client import Client
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
-from pytest_bottle.backends.engines.netns.rtnetlink import Netlink
 from pytest_bottle.errors import BottleError
 from pytest_bottle.spec import BottleSpec
+from tests.injection import SLOTS, Me, install
 from tests.reaper import become_subreaper, children, kill_all, reap_all
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from pytest_bottle.backends.contract import Topology
 
-ROLES = (
-    "owner",  # pytest's side
-    "keeper",
-    "helper",  # writes the id maps, mints certificates
-    "server",
-    "settler",  # makes a user namespace
-    "nursery",
-    "nurseling",  # origins and sidecars
-    "witness",
-    "guest",  # a guest's first process
-    "undertaker",  # deletes bridges
-)
 #: Roles whose part in a session's start is over when the session has started; others go on beside.
 _AT_ONCE = ("owner", "keeper", "server", "settler")
 _ERRORS = (errno.ENOMEM, errno.EMFILE, errno.EPERM)
 _SPEC = BottleSpec(timeout=3.0)
 #: Seconds that a failing step may take: its own time limit, and what a busy machine adds.
 _DEADLINE = _SPEC.timeout + 2.0
-
-
-class Slot(ctypes.Structure):
-    """Which call of a role's is to fail, how, how many there were, and which one it was."""
-
-    _fields_ = (
-        ("count", ctypes.c_uint32),
-        ("at", ctypes.c_uint32),
-        ("errno", ctypes.c_uint32),
-        ("hit", ctypes.c_uint32),
-        ("label", ctypes.c_char * 112),
-    )
-    count: int
-    at: int
-    errno: int
-    hit: int
-    label: bytes
-
-
-_SHARED = mmap.mmap(-1, ctypes.sizeof(Slot) * len(ROLES))
-_SLOTS = {
-    role: Slot.from_buffer(_SHARED, ctypes.sizeof(Slot) * place) for place, role in enumerate(ROLES)
-}
-
-
-class Me:
-    """What this process is; a child inherits it and becomes something else."""
-
-    role = "owner"
-    next_role = "keeper"
-    ready = False
-    last: Any = None
-
-
-def is_struck(label: str) -> int:
-    """Count a call of this process's; returns the errno that it is to fail with, or 0."""
-    if Me.ready:
-        return 0
-    slot = _SLOTS[Me.role]
-    slot.count += 1
-    if slot.count != slot.at:
-        return 0
-    slot.hit, slot.label = 1, label.encode()[:111]
-    if slot.errno == 0:
-        os._exit(137)
-    return slot.errno
-
-
-def strike(label: str) -> None:
-    """Fail, if it is this call's turn."""
-    code = is_struck(label)
-    if code:
-        raise OSError(code, os.strerror(code))
-
-
-# -- the seams -------------------------------------------------------------------------------------
-
-
-def _wrap(place: Any, name: str) -> None:
-    real = getattr(place, name)
-
-    def faulty(*args: Any, **options: Any) -> Any:
-        about = next((a for a in args if isinstance(a, str | bytes | int)), "")
-        strike(f"{name}({about!r})")
-        return real(*args, **options)
-
-    setattr(place, name, faulty)
-
-
-class _Libc:
-    """The C library, whose calls fail when it is their turn, with -1 and an errno."""
-
-    def __init__(self, real: ctypes.CDLL) -> None:
-        self._real = real
-
-    def __getattr__(self, name: str) -> Callable[..., int]:
-        real = getattr(self._real, name)
-
-        def call(*args: Any) -> int:
-            said = ", ".join(str(getattr(a, "value", a)) for a in args[:2])
-            label = f"{name}({said})"
-            # The bounding set is dropped one by one, in a row: that counts as one call.
-            again = label.startswith("prctl(24,") and Me.last == "prctl(24"
-            Me.last = "prctl(24" if label.startswith("prctl(24,") else label
-            code = 0 if again else is_struck(label)
-            if code:
-                ctypes.set_errno(code)
-                return -1
-            return int(real(*args))
-
-        return call
-
-
-def _wrap_netlink() -> None:
-    real = Netlink._add
-
-    def add(self: Netlink, kind: int, flags: int, body: bytes, label: str) -> None:
-        # No such request: the kernel does nothing, and says EOPNOTSUPP in its turn.
-        real(self, 0x0FFF if is_struck(f"rtnetlink {label}") else kind, flags, body, label)
-
-    Netlink._add = add  # type: ignore[method-assign]
-
-
-def _wrap_sockets() -> None:
-    for name in ("bind", "listen", "sendmsg", "recvmsg", "send", "recv", "setsockopt"):
-        _wrap(socket.socket, name)
-    real = socket.socket.__init__
-
-    def init(self: socket.socket, *args: Any, **options: Any) -> None:
-        if options.get("fileno") is None and len(args) < 4:
-            strike(f"socket({', '.join(map(str, args))})")
-        real(self, *args, **options)
-
-    socket.socket.__init__ = init  # type: ignore[method-assign]
-    _wrap(socket, "socketpair")
-    _wrap(socket, "sethostname")
-
-
-def _wrap_write() -> None:
-    real = os.write
-
-    def write(fd: int, data: bytes) -> int:
-        strike(f"write({fd}, {data[:20]!r})")
-        Me.ready = Me.ready or data == b"ready"  # it is up: what comes now is another matter
-        return real(fd, data)
-
-    os.write = write  # type: ignore[assignment]
-
-
-def _wrap_fork() -> None:
-    real = os.fork
-
-    def fork() -> int:
-        strike("fork()")
-        pid = real()
-        if pid == 0:
-            Me.role, Me.next_role = Me.next_role, _HEIRS.get(Me.next_role, "nurseling")
-        elif Me.role == "keeper":
-            Me.next_role = "server"
-        return pid
-
-    os.fork = fork
-    fork_child = Children.fork
-
-    def fork_known(self: Children, keep: Any, run: Any, at_end: Any = None) -> int:
-        what = getattr(run, "func", run)
-        Me.next_role = _CHILDREN.get(what.__qualname__, "guest")
-        try:
-            return fork_child(self, keep, run, at_end)
-        finally:
-            Me.next_role = "settler"
-
-    Children.fork = fork_known  # type: ignore[method-assign]
-
-
-#: What the next child of a role is, where nothing else says so.
-_HEIRS = {"keeper": "helper", "server": "settler", "nursery": "nurseling"}
-_CHILDREN = {
-    "serve": "nursery",
-    "Server._be_witness": "witness",
-    "Fabric.demolish": "undertaker",
-}
-
-
-def install() -> None:
-    """Exchange the functions by which the engine meets the kernel, in this process and below."""
-    for name in (
-        *("open", "pipe", "pipe2", "dup", "dup2", "mkdir", "pidfd_open", "setsid", "setresuid"),
-        *("setresgid", "setgroups", "symlink", "chdir", "chmod", "execve", "memfd_create"),
-        "waitid",
-    ):
-        _wrap(os, name)
-    _wrap(builtins, "open")
-    _wrap(resource, "setrlimit")
-    _wrap(selectors, "DefaultSelector")
-    _wrap_sockets()
-    _wrap_write()
-    _wrap_fork()
-    _wrap_netlink()
-    linux._libc = _Libc(linux._libc)  # type: ignore[assignment]
 
 
 # -- a session of our own --------------------------------------------------------------------------
@@ -343,7 +142,7 @@ class Session:
 
 
 def _name_and_parent(pid: int) -> tuple[str, int]:
-    with builtins.open(f"/proc/{pid}/stat") as file:
+    with open(f"/proc/{pid}/stat") as file:
         before, _, after = file.read().rpartition(")")
     return before.partition("(")[2], int(after.split()[1])
 
@@ -371,19 +170,19 @@ class Fault:
     def arm(self) -> None:
         """Let it strike from now on."""
         self.disarm()
-        slot = _SLOTS[self.role]
+        slot = SLOTS[self.role]
         slot.count = slot.hit = 0
         slot.label, slot.errno, slot.at = b"", self.errno, self.number
 
     def disarm(self) -> None:
         """Let it not strike any more."""
-        for slot in _SLOTS.values():
+        for slot in SLOTS.values():
             slot.at = 0
 
     @property
     def has_struck(self) -> bool:
         """Tell whether there was such a call."""
-        return bool(_SLOTS[self.role].hit)
+        return bool(SLOTS[self.role].hit)
 
     def attempt(self, act: Callable[[], Any]) -> Any:
         """Do something that may fail, but only in a way that the user can understand."""
@@ -414,7 +213,7 @@ class Fault:
 
     def report(self) -> str:
         """What became of it, as one JSON line."""
-        slot = _SLOTS[self.role]
+        slot = SLOTS[self.role]
         fields = {
             "role": self.role,
             "call": f"{self.number}: {slot.label.decode(errors='replace')}",
