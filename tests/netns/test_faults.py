@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.family import Family, family_of, wait_until_gone
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_bottle.bottle import Bottle
     from tests.family import Process
 
 pytestmark = pytest.mark.usefixtures("netns_works")
@@ -169,3 +171,15 @@ def test_ended_keepers_are_reaped(netns_works: None) -> None:
     NetnsEngine().close()
 
     assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
+
+
+def test_a_closed_pipe_ends_no_part(shared_bottle: Bottle) -> None:
+    """Nursery, sidecar and origins ignore SIGPIPE: a peer that has gone is an error, not the end."""
+    ignored = {}
+    for process in family_of(os.getpid()).processes:
+        folder = Path(f"/proc/{process.pid}")
+        status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+        ignored[status["Name"].strip()] = int(status["SigIgn"], 16)
+
+    for name in ("bottle-nursery", "bottle-sidecar", "bottle-origin"):
+        assert ignored[name] & 1 << signal.SIGPIPE - 1, name

@@ -38,6 +38,8 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
 
     become_root()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps for us
+    # Whoever waits for a part may have given up: its closed pipe is an error here, not our end.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     home = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
     while True:
         try:
