@@ -174,10 +174,10 @@ def test_ended_keepers_are_reaped(netns_works: None) -> None:
 
 
 def test_a_closed_pipe_ends_no_part(shared_bottle: Bottle) -> None:
-    """Nursery, sidecar and origins ignore SIGPIPE: a peer that has gone is an error, not the end."""
+    """Nursery, sidecar and origins ignore SIGPIPE: a peer that is gone is an error, not the end."""
     ignored = {}
-    for process in family_of(os.getpid()).processes:
-        folder = Path(f"/proc/{process.pid}")
+    for pid, _ in family_of(os.getpid()).processes:
+        folder = Path(f"/proc/{pid}")
         status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
         ignored[status["Name"].strip()] = int(status["SigIgn"], 16)
 
