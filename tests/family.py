@@ -41,10 +41,16 @@ def family_of(root: int) -> Family:
 
 
 def left_of(family: Family) -> list[str]:
-    """Name what is left of a family: processes that still run, namespaces somebody is in."""
+    """Name what is left of a family: processes that still run, namespaces somebody is in.
+
+    The kernel gives a namespace's number out again at once, so whoever was started after the family
+    was seen may be in another one of that number.
+    """
     left = [f"process {p.pid}" for p in family.processes if is_running(p)]
-    there = {_namespace(pid) for pid in _pids()}
-    return left + [f"namespace {name}" for name in family.namespaces if name in there]
+    newest = max((int(p.start) for p in family.processes), default=0)
+    old = (pid for pid in _pids() if (stat := _stat(pid)) and int(stat[19]) <= newest)
+    there = set(map(_namespace, old)) & family.namespaces
+    return left + [f"namespace {name}" for name in sorted(filter(None, there))]
 
 
 def wait_until_gone(family: Family, seconds: float = 1.0) -> list[str]:
@@ -53,6 +59,13 @@ def wait_until_gone(family: Family, seconds: float = 1.0) -> list[str]:
     while (left := left_of(family)) and time.monotonic() < end:
         time.sleep(0.005)
     return left
+
+
+def process(pid: int) -> Process:
+    """Name a process that there is."""
+    stat = _stat(pid)
+    assert stat is not None, pid
+    return Process(pid, stat[19])
 
 
 def is_running(process: Process) -> bool:
@@ -64,6 +77,17 @@ def is_running(process: Process) -> bool:
 def links() -> list[str]:
     """Name the machine's network interfaces."""
     return sorted(os.listdir("/sys/class/net"))
+
+
+def mounts() -> list[str]:
+    """Tell what is mounted here: a bind mount could hold a namespace that nobody is in."""
+    with open("/proc/self/mountinfo") as file:
+        return sorted(file)
+
+
+def allowed(seconds: float = 1.0) -> float:
+    """How long the kernel may take: longer only where more wants to run than there are cores."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def _pids() -> Iterable[int]:

@@ -7,6 +7,7 @@ proxy as an address, never as a name.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import threading
@@ -100,7 +101,8 @@ class EngineBackend:
                 topology = self._build(name, spec)
             self._complete(topology)
         except BaseException:
-            with self._lock:
+            # An engine that is gone took everything with it; what it died of is the error.
+            with self._lock, contextlib.suppress(TransportError):
                 self._remove(name)
             raise
         return topology
@@ -236,9 +238,8 @@ class EngineBackend:
     def _network(self, bottle: str, role: str, subnet: str) -> NetworkInfo:
         name = f"{bottle}-{role}"
         self._networks.setdefault(bottle, [])
-        network = self.engine.create_network(name, internal=role == "internal", subnet=subnet)
-        self._networks[bottle].append(name)
-        return network
+        self._networks[bottle].append(name)  # first: it may exist though we never hear of it
+        return self.engine.create_network(name, internal=role == "internal", subnet=subnet)
 
     def _alias(self, bottle: str, publish: PublishedPort) -> str:
         """Choose a loopback alias: what the specification says, or the first free one.

@@ -236,7 +236,8 @@ class _Line:
             "a part of the lab does not answer",
             where=self._where,
             seen=self._broken,
-            next_step="nothing can be concluded about the network; look at the lab's own output",
+            next_step="nothing can be concluded about the network: the session is lost; start "
+            "pytest again",
         )
 
 

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.family import Family, Process, family_of, left_of, links, wait_until_gone
+from tests.family import Family, family_of, is_running, left_of, wait_until_gone
+from tests.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
-#: A user's test file: the agent starts a daemon that ignores every polite signal, then we wait.
+#: A user's test file: the bottle is up, then it goes on as ``{then}``.
 _SUITE = """
-import json, os, time
-from pathlib import Path
-import pytest
-from tests.family import family_of
-
-DAEMON = "trap '' TERM HUP INT; (setsid sh -c \\"trap '' TERM HUP INT; sleep 1000\\" &) ; echo up"
-
-def tell(bottle):
-    assert bottle.agent.run("sh", "-c", DAEMON).out == "up"
-    processes, namespaces = family_of(os.getpid())
-    Path("family.part").write_text(json.dumps([sorted(processes), sorted(namespaces)]))
-    os.rename("family.part", "family.json")
-
 def test_it(bottle):
     tell(bottle)
     {then}
@@ -50,55 +36,9 @@ def test_broken(broken):
 """
 
 
-class Run:
-    """A pytest process of our own, on the suite above."""
-
-    def __init__(self, folder: Path, then: str, *arguments: str) -> None:
-        self.folder = folder
-        (folder / "test_user.py").write_text(_SUITE.replace("{then}", then))
-        (folder / "pytest.ini").write_text("[pytest]\n")
-        self.links = links()
-        self.files = set(os.listdir("/tmp"))
-        root = str(Path(__file__).parents[2])
-        environment = {**os.environ, "PYTHONPATH": root}
-        for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
-            environment.pop(name, None)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def family(self) -> Family:
-        """Wait until the bottle is up, and learn what belongs to it."""
-        path = self.folder / "family.json"
-        end = time.monotonic() + 30
-        while not path.exists():
-            assert self.process.poll() is None, self.process.communicate()[0].decode()
-            assert time.monotonic() < end, "the bottle did not come up"
-            time.sleep(0.01)
-        processes, namespaces = json.loads(path.read_text())
-        return Family(frozenset(Process(*p) for p in processes), frozenset(namespaces))
-
-    def end(self) -> tuple[int, str]:
-        """Wait for the process's end; returns its status and its output."""
-        output, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, output.decode()
-
-
-def check_nothing_left(run: Run, family: Family) -> None:
-    """Require that processes, namespaces, links and files are as before."""
-    assert len(family.processes) >= 7  # keeper, minter, server, witness, origins, two guests, …
-    # The server's own, the sidecar's and the agent's; those of parts that let nobody look into
-    # them, such as the lab's, only root can see.
-    assert len(family.namespaces) >= 3
-    assert wait_until_gone(family) == []
-    assert links() == run.links
-    made = set(os.listdir("/tmp")) - run.files
-    assert not [name for name in made if "bottle" in name]
+def start(folder: Path, then: str, *arguments: str, limit: float = 10.0) -> Run:
+    """Run pytest on the suite above."""
+    return Run(folder, _SUITE.replace("{then}", then), *arguments, limit=limit)
 
 
 @pytest.mark.parametrize(
@@ -113,45 +53,62 @@ def check_nothing_left(run: Run, family: Family) -> None:
 )
 def test_polite_ends(tmp_path: Path, then: str, only: str, status: int) -> None:
     """A run that ends by itself, well or badly, leaves nothing."""
-    run = Run(tmp_path, then, "-k", only)
+    run = start(tmp_path, then, "-k", only)
     family = run.family()
 
     code, output = run.end()
 
     assert code == status, output
-    check_nothing_left(run, family)
+    run.nothing_left(family)
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL],
+    ids=lambda number: number.name,
 )
 def test_killed(tmp_path: Path, number: signal.Signals) -> None:
     """A run that a signal ends leaves nothing, whether Python gets a word in or not."""
-    run = Run(tmp_path, "time.sleep(60)", "-k", "test_it")
+    run = start(tmp_path, "time.sleep(60)", "-k", "test_it")
     family = run.family()
     assert left_of(family)
 
-    os.killpg(run.process.pid, number)  # as a terminal or a CI runner does: the whole group
+    os.killpg(run.pid, number)  # as a terminal or a CI runner does: the whole group
 
     code, output = run.end()
     assert code in (2, -number), output
-    check_nothing_left(run, family)
+    run.nothing_left(family)
 
 
-@pytest.mark.parametrize("name", ["bottle-keeper", "bottle-server"])
-def test_a_part_of_ours_is_killed(tmp_path: Path, name: str) -> None:
-    """If the keeper or the server is killed, the rest goes with it and the test hears why."""
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("bottle-keeper", signal.SIGKILL),
+        ("bottle-keeper", signal.SIGSEGV),
+        # The first process of a PID namespace heeds no other signal that comes from outside.
+        ("bottle-server", signal.SIGKILL),
+    ],
+)
+def test_a_part_of_ours_dies(tmp_path: Path, name: str, number: signal.Signals) -> None:
+    """If the keeper or the server dies, the rest goes with it and the test hears why.
+
+    Nothing of ours writes to the terminal, and no crash of ours leaves a file.
+    """
     then = "bottle.agent.run('sleep', '60', timeout=10)"
-    run = Run(tmp_path, then, "-k", "test_it")
+    run = start(tmp_path, then, "-k", "test_it")
     family = run.family()
-    victims = [p.pid for p in family.processes if _name(p.pid) == name]
+    running = [p.pid for p in family.processes if is_running(p)]
+    victims = [pid for pid in running if _name(pid) == name]
+    assert {_core_limit(pid) for pid in running} == {"0"}
 
-    os.kill(min(victims), signal.SIGKILL)
+    os.kill(min(victims), number)
 
     code, output = run.end()
     assert code == 1
     assert "TransportError" in output
-    check_nothing_left(run, family)
+    assert "Traceback (most recent call last)" not in output
+    assert not list(tmp_path.glob("core*"))
+    run.nothing_left(family)
 
 
 def test_killed_while_coming_up(tmp_path: Path) -> None:
@@ -159,25 +116,26 @@ def test_killed_while_coming_up(tmp_path: Path) -> None:
     for step in range(8):
         folder = tmp_path / str(step)
         folder.mkdir()
-        run = Run(folder, "pass", "-k", "test_it")
-        family = _first_family(run.process.pid, step)
+        run = start(folder, "pass", "-k", "test_it")
+        _wait_for_family(run.pid, step)
 
-        os.killpg(run.process.pid, signal.SIGKILL)
+        os.killpg(run.pid, signal.SIGKILL)
 
         run.end()
-        assert wait_until_gone(family) == []
-        assert links() == run.links
+        run.nothing_left()
 
 
-def _first_family(pid: int, size: int) -> Family:
+def _wait_for_family(pid: int, size: int) -> None:
     """Wait until a process has more than ``size`` descendants, or has ended."""
     end = time.monotonic() + 20
-    family = family_of(pid)
-    while len(family.processes) <= size and time.monotonic() < end:
+    while len(family_of(pid).processes) <= size and time.monotonic() < end:
         if not os.path.exists(f"/proc/{pid}"):
             break
-        family = family_of(pid)
-    return family
+
+
+def _core_limit(pid: int) -> str:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line.split()[4] for line in lines if line.startswith("Max core file size"))
 
 
 def _name(pid: int) -> str:
@@ -186,7 +144,7 @@ def _name(pid: int) -> str:
 
 def test_always_keep(tmp_path: Path) -> None:
     """A kept bottle outlives pytest; one printed line enters it, another removes it."""
-    run = Run(tmp_path, "pass", "-k", "test_it", "--bottle-keep=always")
+    run = start(tmp_path, "pass", "-k", "test_it", "--bottle-keep=always", limit=30)
     family = run.family()
     code, output = run.end()
     assert code == 0, output
@@ -203,6 +161,7 @@ def test_always_keep(tmp_path: Path) -> None:
     finally:
         os.kill(int(remove.split()[-1]), signal.SIGTERM)
     assert wait_until_gone(family) == []
+    run.abandon()
 
 
 def test_keep_on_failure(tmp_path: Path) -> None:
@@ -214,7 +173,7 @@ def test_keep_on_failure(tmp_path: Path) -> None:
     for number, (then, look) in enumerate(ends.items()):
         folder = tmp_path / str(number)
         folder.mkdir()
-        run = Run(folder, then, "-k", "test_it", "--bottle-keep=on-failure")
+        run = start(folder, then, "-k", "test_it", "--bottle-keep=on-failure", limit=30)
         family = run.family()
         _, output = run.end()
         kept = look(family)
@@ -223,3 +182,4 @@ def test_keep_on_failure(tmp_path: Path) -> None:
                 os.kill(int(line.split()[-1]), signal.SIGTERM)
         assert bool(kept) == (then != "pass"), output
         assert wait_until_gone(family) == []
+        run.abandon()

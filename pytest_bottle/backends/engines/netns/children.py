@@ -26,6 +26,33 @@ class Refused(Exception):  # noqa: N818 - an answer
         super().__init__(fields.get("what", ""))
 
 
+class Lost(Refused):
+    """The server cannot go on: it says so, and ends, and everything that it made with it."""
+
+    def __init__(self, **fields: str) -> None:
+        super().__init__(**{**fields, "next_step": "the session is lost; start pytest again"})
+
+
+def words(error: OSError) -> str:
+    """Say what the kernel said, without Python's ornaments."""
+    said = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {said}" if error.filename else said
+
+
+def go_home(fd: int, kind: int) -> None:
+    """Return to a namespace of the server's own.
+
+    Raises:
+        Lost: it cannot; whatever it did next, it would do in the wrong place.
+    """
+    try:
+        linux.setns(fd, kind)
+    except OSError as error:
+        raise Lost(
+            what="the netns engine's server cannot return to its namespace", seen=words(error)
+        ) from error
+
+
 class Children:
     """Forks and reaps; knows what to do about each end."""
 
@@ -60,8 +87,10 @@ class Children:
             be_quiet()
             confine.close_all_but((0, 1, 2, last_words, *keep))
             run()
+            os._exit(0)
         except BaseException as error:  # noqa: BLE001 - the child's last words, then its end
-            os.write(last_words, f"{type(error).__name__}: {error}\n".encode())
+            said = words(error) if isinstance(error, OSError) else repr(error)
+            os.write(last_words, f"a part of the engine ended: {said}\n".encode())
         finally:
             os._exit(1)
 
@@ -104,6 +133,17 @@ class Ready:
 
     def __init__(self) -> None:
         self._read, self.write = os.pipe2(os.O_CLOEXEC)
+        self._open = {self._read, self.write}
+
+    def _close(self, fd: int) -> None:
+        if fd in self._open:
+            self._open.discard(fd)
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go of the pipe; idempotent."""
+        self._close(self._read)
+        self._close(self.write)
 
     def wait(self, who: str, timeout: float = STARTUP) -> None:
         """Wait for the word, so many seconds at most; closes the pipe.
@@ -111,11 +151,11 @@ class Ready:
         Raises:
             Refused: the part said something else, nothing, or nothing in time.
         """
-        os.close(self.write)
+        self._close(self.write)
         try:
             self._wait(who, timeout)
         finally:
-            os.close(self._read)
+            self.close()
 
     def wait_for_exec(self, who: str, timeout: float = STARTUP) -> None:
         """Wait until the part has exec'd, which closes its end without a word.
@@ -123,11 +163,11 @@ class Ready:
         Raises:
             Refused: it said why not, or nothing happened in time.
         """
-        os.close(self.write)
+        self._close(self.write)
         try:
             said = _until_closed(self._read, time.monotonic() + timeout)
         finally:
-            os.close(self._read)
+            self.close()
         if said is None:
             raise _late(who, timeout, "nothing")
         if said:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BOOT = (
-    "import gc, sys; gc.disable(); sys.path.extend(sys.argv[4:]); "
+    "import gc, sys; gc.disable(); sys.path.extend(sys.argv[2:]); "
     "from pytest_bottle.backends.engines.netns.keeper import main; "
-    "gc.enable(); main(*map(int, sys.argv[1:4]))"
+    "gc.enable(); main(*map(int, sys.argv[1].split(',')))"
 )
 #: Seconds until the server must answer, on top of what the request itself may take.
 _ANSWER = 20.0
@@ -35,11 +37,20 @@ _ANSWER = 20.0
 _KINDS: dict[str, type[BottleError]] = {
     "network_add": BringUpError,
     "guest_add": BringUpError,
+    "lab": BackendUnavailableError,
     "sidecar": BringUpError,
     "forward": BringUpError,
     "exec": TransportError,
     "fault": TransportError,
 }
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, _wire.Closed):
+        return str(error) or "it closed the connection"
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        return "the connection was closed when an earlier request failed"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def interpreter() -> str:
@@ -51,7 +62,16 @@ class _Keeper(subprocess.Popen[bytes]):
     """The keeper's process: it sees to the end by itself, and nobody needs to wait for it."""
 
     def __del__(self) -> None:
-        self.poll()  # and no warning that it still runs: it is meant to
+        if getattr(self, "pid", None):  # it was started
+            self.poll()  # and no warning that it still runs: it is meant to
+
+
+#: Keepers that have been told to end: whoever comes by takes them away when they have.
+_ended: list[_Keeper] = []
+
+
+def _reap() -> None:
+    _ended[:] = [keeper for keeper in _ended if keeper.poll() is None]
 
 
 class Client:
@@ -69,17 +89,38 @@ class Client:
     def __init__(self) -> None:
         self._mark = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
-        self._control, theirs = socket.socketpair()
-        life_read, self._life = os.pipe()
+        self._life = -1
+        _reap()
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            try:
+                self._start(theirs, ours)
+            except OSError as error:
+                raise BackendUnavailableError(
+                    "the netns engine's server could not be started",
+                    where=f"{interpreter()} on this machine",
+                    expected="a socket pair, a pipe, a memory file and a process",
+                    seen=error.strerror or str(error),
+                    next_step="free what this machine is short of, or raise its limit",
+                ) from error
+            ours.pop_all()
+
+    def _start(self, theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> None:
+        """Open the files of both sides, each closed by its own stack, and start the keeper."""
+        self._control, control = socket.socketpair()
+        ours.callback(self._control.close)
+        theirs.callback(control.close)
+        life_read, life = os.pipe()
+        ours.callback(os.close, life)
+        theirs.callback(os.close, life_read)
         self._errors = os.memfd_create("keeper-stderr")
-        try:
-            self._keeper = self._spawn(theirs, life_read, self._errors)
-        finally:
-            theirs.close()
-            os.close(life_read)
+        ours.callback(os.close, self._errors)
+        self._keeper = self._spawn(control, life_read, self._errors)
+        ours.callback(_ended.append, self._keeper)
         prefixes = {sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter()).parent.parent)}
         settings = {"prefixes": sorted(prefixes), "import_paths": [p for p in sys.path if p]}
-        _wire.send(self._control, settings)
+        with contextlib.suppress(_wire.Closed):  # :meth:`greet` hears why
+            _wire.send(self._control, settings)
+        self._life = life
         #: What the session is told by, also from outside and when it is dead.
         self.session = session.Session.of(self._mark, self._keeper.pid, os.getpid())
 
@@ -91,14 +132,14 @@ class Client:
         """
         try:
             answer, _ = _wire.call(self._control, {"op": "hello"}, timeout=_ANSWER)
-        except (_wire.Closed, TimeoutError) as error:
-            words = self._last_words()
+        except (_wire.Closed, OSError) as error:  # TimeoutError is an OSError
+            said = self._last_words()
             self.close()
             self.wait()
             raise BackendUnavailableError(
                 "the netns engine's server did not start",
                 where=f"{interpreter()} on this machine",
-                seen=words or repr(error),
+                seen=said or _words(error),
             ) from error
         if "error" in answer:
             self.close()
@@ -106,14 +147,16 @@ class Client:
             raise BackendUnavailableError(**answer["error"])
 
     def _last_words(self) -> str:
+        if self._life < 0:
+            return ""
         with open(self._errors, "rb", closefd=False) as errors:
             errors.seek(0)
-            return errors.read().decode(errors="replace").strip()
+            return errors.read().decode(errors="replace").strip()[-2000:]
 
     def _spawn(self, control: socket.socket, life: int, errors: int) -> _Keeper:
-        numbers = [str(n) for n in (control.fileno(), life, os.getpid())]
+        numbers = ",".join(map(str, (control.fileno(), life, *_owners())))
         return _Keeper(
-            [interpreter(), "-I", "-S", "-c", self.boot, *numbers, *_import_paths()],
+            [interpreter(), "-I", "-S", "-c", self.boot, numbers, *_import_paths()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -147,18 +190,19 @@ class Client:
         try:
             with self._lock:
                 answer, received = _wire.call(self._control, request, tuple(fds), timeout)
-        except (_wire.Closed, TimeoutError, OSError) as error:
+        except (_wire.Closed, OSError) as error:  # TimeoutError is an OSError
             # A late answer would be taken for that of the next question.
             self._control.close()
             raise TransportError(
                 "the netns engine's server is gone or does not answer",
                 where=f"request {operation!r}",
                 expected=f"an answer within {timeout:g} s",
-                seen=repr(error),
+                seen=self._last_words() or _words(error),
                 next_step="the session is lost; start pytest again",
             ) from error
         if "error" in answer:
-            raise _KINDS.get(operation, BottleError)(**answer["error"])
+            other = TransportError if answer.get("lost") else BottleError
+            raise _KINDS.get(operation, other)(**answer["error"])
         return answer, received
 
     def keep(self) -> None:
@@ -174,6 +218,8 @@ class Client:
             os.close(fd)
         self._life = -1
         self._control.close()
+        _ended.append(self._keeper)
+        _reap()
 
     def wait(self, timeout: float = 10.0) -> None:
         """Wait until everything is gone.
@@ -186,6 +232,16 @@ class Client:
     def leave(self) -> None:
         """Let go of a keeper that was told to stay."""
         self.close()
+
+
+def _owners() -> list[int]:
+    """Whose end is everything's end: we, and pytest-xdist's controller where we are its worker.
+
+    A worker whose controller was killed lets its test run on for a while (execnet: 5 seconds, then
+    10 more), for nobody.
+    """
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    return [os.getpid(), os.getppid()] if worker else [os.getpid()]
 
 
 def _import_paths() -> list[str]:

@@ -33,6 +33,8 @@ _ETC: Final = (
     "services",
     "ssl/openssl.cnf",
 )
+#: What says that this machine has no such file for us: everything else is an error.
+_MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS: Final = {
     "fd": "/proc/self/fd",
@@ -155,7 +157,7 @@ def _collect_trees(prefixes: Iterable[str]) -> tuple[dict[str, int], dict[str, s
 def _read_etc() -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for name in _ETC:
-        with suppress(OSError), open(f"/etc/{name}", "rb") as file:
+        with suppress(*_MISSING), open(f"/etc/{name}", "rb") as file:
             found[name] = file.read()
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import socket
@@ -72,7 +73,11 @@ class NetnsEngine:
         #: The bridge in H of each network, by the network's name.
         self.bridges: dict[str, str] = {}
         self._lab_awaited = False
-        _, (witness, origin) = self.client.call("lab")
+        try:
+            _, (witness, origin) = self.client.call("lab")
+        except BaseException:
+            self.client.close()
+            raise
         self._lab = Lab(socket.socket(fileno=witness), socket.socket(fileno=origin))
 
     def info(self) -> BackendInfo:
@@ -321,15 +326,18 @@ def _pid_of(pidfd: int) -> int:
 
 
 def _machine_listener(port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock = None
     try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", port))
         sock.listen(128)
     except OSError as error:
-        sock.close()
+        if sock is not None:
+            sock.close()
+        taken = error.errno == errno.EADDRINUSE
         raise BringUpError(
-            "the published port is taken",
+            "the published port is taken" if taken else "a port cannot be published",
             where=f"127.0.0.1:{port} of this machine",
             expected="a free port",
             seen=str(error.strerror),

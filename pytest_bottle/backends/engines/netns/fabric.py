@@ -12,12 +12,13 @@ network it speaks ARP and ICMP, and nothing else: not even its own services answ
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_bottle.backends.engines.netns import linux
-from pytest_bottle.backends.engines.netns.children import Refused
+from pytest_bottle.backends.engines.netns.children import Lost, Refused, go_home
 from pytest_bottle.backends.engines.netns.rtnetlink import (
     FR_ACT_NOP,
     FR_ACT_PROHIBIT,
@@ -65,15 +66,19 @@ class Namespace:
     """A network namespace held by an open file, with a netlink socket inside."""
 
     def __init__(self, home: int) -> None:
-        linux.unshare(linux.CLONE_NEWNET)
-        try:
-            self.fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            self.netlink = Netlink()
-            for name, value in _QUIET.items():
-                sysctl(name, value)
-        finally:
-            linux.setns(home, linux.CLONE_NEWNET)
         self._home = home
+        linux.unshare(linux.CLONE_NEWNET)
+        with contextlib.ExitStack() as undo:
+            try:
+                self.fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                undo.callback(os.close, self.fd)
+                self.netlink = Netlink()
+                undo.callback(self.netlink.close)
+                for name, value in _QUIET.items():
+                    sysctl(name, value)
+            finally:
+                go_home(home, linux.CLONE_NEWNET)
+            undo.pop_all()
         self._next_index = 10
         self.netlink.up("lo")
 
@@ -89,7 +94,7 @@ class Namespace:
         try:
             yield
         finally:
-            linux.setns(self._home, linux.CLONE_NEWNET)
+            go_home(self._home, linux.CLONE_NEWNET)
 
     def sysctls(self, values: dict[str, str]) -> None:
         """Write kernel settings of this namespace, after what is queued has been done."""
@@ -259,7 +264,16 @@ class Fabric:
         own = Subnet.parse(subnet or f"10.{86 if internal else 87}.{number}.0/24")
         network = Network(name, internal, number, f"{kind}{number}", {}, own, bool(subnet))
         self._require_free(network)
-        netlink = self.host.netlink
+        try:
+            self._make(network)
+        except BaseException:
+            self._unmake(network)
+            raise
+        self.networks[name] = network
+        return network
+
+    def _make(self, network: Network) -> None:
+        internal, netlink = network.internal, self.host.netlink
         netlink.bridge(network.bridge, self.host.index())
         if internal:
             self.host.sysctls(
@@ -273,17 +287,35 @@ class Fabric:
             netlink.address(network.bridge, f"{network.ipv6(1)}/64")
             netlink.address(network.bridge, _ROUTER)
         walls = self._walls_of(network)
+        self._walls += walls
         for rule in walls:
             netlink.rule(rule)
-        self._walls += walls
         netlink.address(network.bridge, network.cidr(1))
         if network.custom:
             self.lab.netlink.route(network.subnet, via=_HOST_V4)
             self.lab.netlink.flush()
         forwarding = "0" if internal else "1"
         self.host.sysctls({f"net/ipv4/conf/{network.bridge}/forwarding": forwarding})
-        self.networks[name] = network
-        return network
+
+    def _unmake(self, network: Network) -> None:
+        """Take away what there is of a network that could not be made."""
+        netlink = self.host.netlink
+        netlink.discard()
+        self.lab.netlink.discard()
+        for rule in self._own_walls(network):
+            self._walls.remove(rule)
+            netlink.delete_rule(rule)
+            with contextlib.suppress(OSError):  # it had not been made
+                netlink.flush()
+        if network.custom:
+            self.lab.netlink.delete_route(network.subnet)
+            with contextlib.suppress(OSError):
+                self.lab.netlink.flush()
+        netlink.delete_link(network.bridge)
+        with contextlib.suppress(OSError):
+            netlink.flush()
+        if network.bridge in netlink.links():
+            raise Lost(what="a network that failed cannot be removed", where=network.name)
 
     def _require_free(self, network: Network) -> None:
         for other in (*self.networks.values(), *self._retired):
@@ -315,10 +347,12 @@ class Fabric:
         own = _no_way_back(network.subnet) if network.custom and network.internal else []
         return own + [Rule(100, FR_ACT_PROHIBIT, iif=bridge, to=to) for bridge, to in pairs]
 
-    def _take_walls_down(self, network: Network) -> None:
+    def _own_walls(self, network: Network) -> list[Rule]:
         own = (network.bridge, network.subnet)
-        gone = [rule for rule in self._walls if rule.iif == own[0] or rule.to == own[1]]
-        for rule in gone:
+        return [rule for rule in self._walls if rule.iif == own[0] or rule.to == own[1]]
+
+    def _take_walls_down(self, network: Network) -> None:
+        for rule in self._own_walls(network):
             self._walls.remove(rule)
             self.host.netlink.delete_rule(rule)
         self.host.netlink.flush()
@@ -359,13 +393,29 @@ class Fabric:
 
         The first network that is not internal gives the default route (S11, S22).
         """
-        cables = [
-            self._cable(guest, space, self.networks[name], f"eth{number}")
-            for number, name in enumerate(networks)
-        ]
-        self.host.netlink.flush()
-        self._address(space, cables)
+        cables: list[Attachment] = []
+        try:
+            for number, name in enumerate(networks):
+                cables.append(self._cable(guest, space, self._known(name), f"eth{number}"))
+            self.host.netlink.flush()
+            self._address(space, cables)
+        except BaseException:
+            self.host.netlink.discard()
+            self.release(guest, cables)
+            for network in self.networks.values():
+                network.taken.pop(guest, None)
+            raise
         return cables
+
+    def _known(self, name: str) -> Network:
+        if name not in self.networks:
+            raise Refused(
+                what="there is no such network",
+                where=name,
+                expected=", ".join(self.networks) or "a network",
+                seen="none of this name",
+            )
+        return self.networks[name]
 
     def _cable(self, guest: str, space: Namespace, network: Network, device: str) -> Attachment:
         number = network.allot(guest)
@@ -405,6 +455,11 @@ class Fabric:
         for cable in cables:
             self.networks[cable.network].taken.pop(guest, None)
             self._dying.add(cable.link)
+
+    def discard(self) -> None:
+        """Forget requests of something that failed, lest they are sent with the next."""
+        self.host.netlink.discard()
+        self.lab.netlink.discard()
 
     def still_dying(self) -> bool:
         """Tell whether the kernel is still taking cables of gone guests away."""

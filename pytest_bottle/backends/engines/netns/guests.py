@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.engines.netns import canary, confine, harm, linux
-from pytest_bottle.backends.engines.netns.children import STARTUP, Ready, Refused
+from pytest_bottle.backends.engines.netns.children import STARTUP, Ready, Refused, go_home, words
 from pytest_bottle.backends.engines.netns.fabric import Namespace
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Guests:
         identity = _identity("bottle-host", [], None)
         host = self._start(HOST, identity, self._fabric.host, [])
         self._guests[HOST] = host
-        ready, log = Ready(), host.open_log()
+        log = host.open_log()
+        ready = Ready()
 
         def run() -> None:
             linux.set_name("bottle-canary")
@@ -126,6 +127,7 @@ class Guests:
             self.remove([HOST])
             raise
         finally:
+            ready.close()
             os.close(log)
 
     def add(
@@ -164,26 +166,39 @@ class Guests:
         timeout: float = STARTUP,
         rootfs: int | None = None,
     ) -> Guest:
-        ready = Ready()
+        ready, pid = Ready(), 0
+        try:
+            pid = self._fork_first(name, identity, space, ready.write, rootfs)
+            ready.wait_for_exec(f"guest {name}", timeout)
+            if not _is_idle(pid):
+                raise Refused(what=f"guest {name} did not start", seen="it ended at once")
+            return Guest(name, os.pidfd_open(pid), pid, space, cables)
+        except BaseException:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                self._children.wait_for(pid)
+            _remove_folder(f"{confine.STATE}/guests/{name}")
+            raise
+        finally:
+            ready.close()
+
+    def _fork_first(
+        self,
+        name: str,
+        identity: confine.Identity,
+        space: Namespace,
+        ready: int,
+        rootfs: int | None,
+    ) -> int:
         trees = () if rootfs is None else (rootfs,)
         linux.unshare(linux.CLONE_NEWPID)
         try:
-            pid = self._children.fork(
-                (ready.write, space.fd, *self._users.files, *trees),
-                lambda: self._be_first(name, identity, space, ready.write, rootfs),
+            return self._children.fork(
+                (ready, space.fd, *self._users.files, *trees),
+                lambda: self._be_first(name, identity, space, ready, rootfs),
             )
         finally:
-            linux.setns(self._home_pid, linux.CLONE_NEWPID)
-        try:
-            ready.wait_for_exec(f"guest {name}", timeout)
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                raise Refused(what=f"guest {name} did not start", seen="it ended at once")
-        except Refused:
-            os.kill(pid, signal.SIGKILL)
-            self._children.wait_for(pid)
-            _remove_folder(f"{confine.STATE}/guests/{name}")
-            raise
-        return Guest(name, os.pidfd_open(pid), pid, space, cables)
+            go_home(self._home_pid, linux.CLONE_NEWPID)
 
     def _be_first(
         self,
@@ -203,7 +218,7 @@ class Guests:
             sleep = next(filter(os.path.exists, _SLEEPS), _SLEEPS[0])
             os.execve(sleep, ["sleep", "2147483647"], {})
         except OSError as error:
-            os.write(ready, str(error).encode())
+            os.write(ready, words(error).encode())
 
     def remove(self, names: Iterable[str]) -> None:
         """Stop guests, all of them at once, and remove every trace of them."""
@@ -239,7 +254,7 @@ class Guests:
             files = (guest.pidfd, *self._users.files, *keep)
             return self._children.fork(files, inside, at_end)
         finally:
-            linux.setns(self._home_pid, linux.CLONE_NEWPID)
+            go_home(self._home_pid, linux.CLONE_NEWPID)
 
     def execute(
         self,
@@ -323,6 +338,16 @@ class Guests:
                 with suppress(ProcessLookupError):
                     os.kill(target, signal.SIGKILL)
         return pid is not None
+
+
+def _is_idle(pid: int) -> bool:
+    """Tell whether a guest's first process has exec'd, as its silence says, and still runs.
+
+    Its pipe closes just so when it ends, a moment before anybody can wait for it.
+    """
+    with open(f"/proc/{pid}/comm") as file:
+        has_execed = file.read().strip() == os.path.basename(_SLEEPS[0])
+    return has_execed and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
 
 def _identity(

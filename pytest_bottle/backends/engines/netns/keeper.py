@@ -8,7 +8,9 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import confine, linux, refusal, server
+from pytest_bottle.backends.engines.netns.children import words
 from pytest_bottle.internet import minter
 
 if TYPE_CHECKING:
@@ -35,21 +38,33 @@ class Ids(NamedTuple):
     foreign: bool
 
 
-def main(control_fd: int, life_fd: int, owner: int) -> NoReturn:
-    """Run the keeper on the files it inherited; never returns."""
+def main(control_fd: int, life_fd: int, *owners: int) -> NoReturn:
+    """Run the keeper on the files it inherited; never returns.
+
+    Args:
+        control_fd: the server's connection to the owner.
+        life_fd: the end to read from of a pipe that the owner holds.
+        owners: processes; the end of any of them is the end of everything.
+    """
     control = socket.socket(fileno=control_fd)
-    linux.set_name("bottle-keeper")
     try:
-        owner_pidfd = os.pidfd_open(owner)
+        linux.set_name("bottle-keeper")
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # for all of us: no crash leaves a file
+        owner_pidfds = [os.pidfd_open(owner) for owner in owners]
         settings, _ = _wire.receive(control, 10)
         child = _start(control, settings)
     except OSError as error:
-        _wire.send(control, {"error": refusal.explain(error)})
+        with contextlib.suppress(OSError, _wire.Closed):  # whoever is gone need not hear it
+            _wire.send(control, {"error": refusal.explain(error)})
         os._exit(1)
-    except _wire.Closed:
+    except (_wire.Closed, TimeoutError):
         os._exit(1)
     control.close()
-    _watch(child, owner_pidfd, life_fd)
+    try:
+        _watch(child, owner_pidfds, life_fd)
+    except OSError as error:  # we end, and with us all that we started
+        os.write(2, f"the keeper cannot watch: {words(error)}\n".encode())
+        os._exit(1)
     os._exit(0)
 
 
@@ -58,6 +73,8 @@ def _start(control: socket.socket, settings: _wire.Message) -> int:
     server_minter, minter_server = socket.socketpair()
     origin_minter, minter_origin = socket.socketpair()
     keeper_end, helper_end = socket.socketpair()
+    # Nobody writes; the end of file tells the server that we are gone. Ours is never closed.
+    alive, _ = os.pipe()
     helper = os.fork()
     if helper == 0:
         keep = (helper_end, minter_server, minter_origin)
@@ -81,8 +98,9 @@ def _start(control: socket.socket, settings: _wire.Message) -> int:
     child = os.fork()
     if child == 0:
         minters = (server_minter, origin_minter)
-        keep_fds = (1, 2, control.fileno(), *(s.fileno() for s in minters))
-        _child(lambda: server.main(control, minters, settings), keep_fds)
+        keep_fds = (1, 2, control.fileno(), alive, *(s.fileno() for s in minters))
+        _child(lambda: server.main(control, minters, settings, alive), keep_fds)
+    os.close(alive)
     server_minter.close()
     origin_minter.close()
     return child
@@ -106,6 +124,8 @@ def _child(run: Callable[[], None], keep: Iterable[int]) -> NoReturn:
         linux.die_with_parent()
         confine.close_all_but((0, 1, 2, *keep))
         run()
+    except OSError as error:
+        os.write(2, f"a child of the keeper's ended: {words(error)}\n".encode())
     except Exception:  # noqa: BLE001 - last words, for the owner to read
         import traceback  # costs 10 ms: only when needed
 
@@ -132,19 +152,19 @@ def _help(ends: tuple[socket.socket, ...], ids: Ids, import_paths: list[str]) ->
     minter.serve(clients, import_paths)
 
 
-def _watch(child: int, owner_pidfd: int, life_fd: int) -> None:
-    """Wait for the server to end by itself or for the owner to go; then end the server."""
+def _watch(child: int, owner_pidfds: list[int], life_fd: int) -> None:
+    """Wait for the server to end by itself or for an owner to go; then end the server."""
     child_pidfd = os.pidfd_open(child)
     poll = select.poll()
-    for fd in (child_pidfd, owner_pidfd, life_fd):
+    for fd in (child_pidfd, *owner_pidfds, life_fd):
         poll.register(fd, select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll()}
         if child_pidfd in ready:
             break
         if life_fd in ready and os.read(life_fd, 1) == KEEP:
-            poll.unregister(owner_pidfd)
-            poll.unregister(life_fd)
+            for fd in (*owner_pidfds, life_fd):
+                poll.unregister(fd)
             continue
         os.kill(child, signal.SIGKILL)
         break

@@ -255,7 +255,7 @@ def _last_capability() -> int:
     try:
         with open("/proc/sys/kernel/cap_last_cap") as file:
             return int(file.read())
-    except OSError:
+    except FileNotFoundError:
         return 40  # CAP_CHECKPOINT_RESTORE, Linux 5.9
 
 

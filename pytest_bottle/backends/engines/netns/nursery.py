@@ -11,15 +11,15 @@ import os
 import signal
 import socket
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import confine, linux
-from pytest_bottle.backends.engines.netns.children import STARTUP, be_quiet
+from pytest_bottle.backends.engines.netns.children import STARTUP, be_quiet, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PLACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
 
@@ -39,22 +39,29 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
 
     become_root()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps for us
+    # Whoever waits for a part may have given up: its closed pipe is an error here, not our end.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     home = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
-    with suppress(_wire.Closed):
-        while True:
+    while True:
+        try:
             request, files = _wire.receive(requests)
-            if request["be"] == "tree":
-                _hand_tree(requests, request["path"])
-                continue
-            try:
-                linux.setns(files[0], linux.CLONE_NEWPID)
-                if os.fork() == 0:
-                    _become(request, files, seccomp)
-                linux.setns(home, linux.CLONE_NEWPID)
-            except OSError as error:  # a guest that is gone again, for one
-                os.write(files[2], str(error).encode())
-            for fd in files:
-                os.close(fd)
+        except _wire.Closed as end:
+            if end.args:  # not the server's end, but something that got lost on the way
+                raise
+            return
+        if request["be"] == "tree":
+            _hand_tree(requests, request["path"])
+            continue
+        try:
+            linux.setns(files[0], linux.CLONE_NEWPID)
+            if os.fork() == 0:
+                _become(request, files, seccomp)
+            linux.setns(home, linux.CLONE_NEWPID)
+        except OSError as error:  # a guest that is gone again, for one
+            linux.setns(home, linux.CLONE_NEWPID)  # or we end, and whoever asks next hears it
+            _tell(files[2], words(error))
+        for fd in files:
+            os.close(fd)
 
 
 def order(
@@ -132,13 +139,15 @@ def order_origin(
 
 
 def _become(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
+    last_words = 2
     try:
-        linux.set_dumpable(False)  # no process of a guest may trace us, or read our memory
-        os.setsid()
-        last_words = os.dup(2)
-        be_quiet()
-        confine.close_all_but((0, 1, 2, last_words, *files))
-        linux.set_name(f"bottle-{request['be']}")
+        with _telling(files[2]):
+            linux.set_dumpable(False)  # no process of a guest may trace us, or read our memory
+            os.setsid()
+            last_words = os.dup(2)
+            be_quiet()
+            confine.close_all_but((0, 1, 2, last_words, *files))
+            linux.set_name(f"bottle-{request['be']}")
         run = {"sidecar": _be_sidecar, "forwarder": _be_forwarder, "origin": _be_origin}[
             request["be"]
         ]
@@ -149,18 +158,30 @@ def _become(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
         os._exit(1)
 
 
+@contextmanager
+def _telling(ready: int) -> Iterator[None]:
+    """Say on a part's pipe why it does not get ready."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        _tell(ready, words(error) if isinstance(error, OSError) else str(error))
+        raise
+
+
+def _tell(ready: int, said: str) -> None:
+    with suppress(BrokenPipeError):  # nobody waits for this part any more
+        os.write(ready, said.encode())
+
+
 def _be_sidecar(request: _wire.Message, files: list[int], seccomp: bytes) -> None:
     from pytest_bottle.guest import proxy
 
     guest, user_namespace, ready, log, *published = files
-    try:
+    with _telling(ready):
         linux.setns(guest, _PLACES)
         listener = listening_socket(*request["listen"])
         config = proxy.Config.from_json(request["config"])
         confine.harden(user_namespace, seccomp)
-    except (OSError, ValueError) as error:
-        os.write(ready, str(error).encode())
-        raise
     os.write(ready, b"ready")
     for fd in (guest, user_namespace, ready):
         os.close(fd)
@@ -172,12 +193,9 @@ def _be_forwarder(request: _wire.Message, files: list[int], seccomp: bytes) -> N
     from pytest_bottle.guest import forward
 
     guest, user_namespace, ready, log, *published = files
-    try:
+    with _telling(ready):
         linux.setns(guest, _PLACES)
         confine.harden(user_namespace, seccomp)
-    except OSError as error:
-        os.write(ready, str(error).encode())
-        raise
     os.write(ready, b"ready")
     for fd in (guest, user_namespace, ready):
         os.close(fd)
@@ -189,10 +207,11 @@ def _be_origin(_request: _wire.Message, files: list[int], seccomp: bytes) -> Non
     from pytest_bottle.internet import origin
 
     server, user_namespace, ready, network, control, minter = files
-    linux.setns(server, linux.CLONE_NEWNS)
-    confine.find_package_again()
-    linux.setns(network, linux.CLONE_NEWNET)
-    confine.harden(user_namespace, seccomp)
+    with _telling(ready):
+        linux.setns(server, linux.CLONE_NEWNS)
+        confine.find_package_again()
+        linux.setns(network, linux.CLONE_NEWNET)
+        confine.harden(user_namespace, seccomp)
     os.write(ready, b"ready")
     for fd in (server, user_namespace, ready, network):
         os.close(fd)

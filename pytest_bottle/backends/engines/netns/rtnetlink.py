@@ -154,22 +154,28 @@ class Netlink:
             OSError: the kernel refused a request; the message names it.
         """
         queue, self._queue = self._queue, []
+        labels, self._labels = self._labels, {}
         if not queue:
             return
+        # Answers to a batch that was given up may still come: only this one's count.
+        waiting, failure = set(labels), None
         self._socket.send(b"".join(queue))
-        waiting, failure = len(queue), None
         while waiting:
             for kind, sequence, body in self._receive():
-                if kind != _ERROR:
+                if kind != _ERROR or sequence not in waiting:
                     continue
-                waiting -= 1
+                waiting.discard(sequence)
                 code = -int.from_bytes(body[:4], "little", signed=True)
                 if code and failure is None:
-                    label = self._labels.get(sequence, "request")
-                    failure = OSError(code, f"rtnetlink: {label}: {os.strerror(code)}")
-        self._labels.clear()
+                    said = f"rtnetlink: {labels[sequence]}: {os.strerror(code)}"
+                    failure = OSError(code, said)
         if failure is not None:
             raise failure
+
+    def discard(self) -> None:
+        """Forget what is queued: what it was for has failed."""
+        self._queue.clear()
+        self._labels.clear()
 
     def links(self) -> list[str]:
         """Name the interfaces of the namespace."""
@@ -185,10 +191,12 @@ class Netlink:
         self._sequence += 1
         body = _link(0) + _name(name)
         self._socket.send(_message(_GETLINK, _REQUEST, self._sequence, body))
-        for kind, _, answer in self._receive():
-            if kind == _NEWLINK:
-                return int(struct.unpack_from("i", answer, 4)[0])
-        raise OSError(19, f"rtnetlink: no interface {name}")
+        while True:
+            for kind, sequence, answer in self._receive():
+                if sequence == self._sequence and kind == _NEWLINK:
+                    return int(struct.unpack_from("i", answer, 4)[0])
+                if sequence == self._sequence:
+                    raise OSError(19, f"rtnetlink: no interface {name}")
 
     def _route(self, cidr: str, via: str | None, device: str | None, kind: int) -> bytes:
         family, raw, length = _network(cidr)
@@ -214,7 +222,9 @@ class Netlink:
         self._socket.send(_message(kind, _REQUEST | _DUMP, self._sequence, body))
         found: list[bytes] = []
         while True:
-            for answer, _, part in self._receive():
+            for answer, sequence, part in self._receive():
+                if sequence != self._sequence:
+                    continue
                 if answer == _DONE:
                     return found
                 found.append(part)

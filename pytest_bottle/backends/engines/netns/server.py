@@ -6,6 +6,7 @@ imports nothing but the standard library. Single-threaded: it forks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import selectors
@@ -22,7 +23,14 @@ from pytest_bottle.backends.engines.netns import (
     refusal,
     residue,
 )
-from pytest_bottle.backends.engines.netns.children import STARTUP, Children, Ready, Refused
+from pytest_bottle.backends.engines.netns.children import (
+    STARTUP,
+    Children,
+    Lost,
+    Ready,
+    Refused,
+    words,
+)
 from pytest_bottle.backends.engines.netns.fabric import Fabric
 from pytest_bottle.backends.engines.netns.guests import AGENT, HOST, Guests, Users
 from pytest_bottle.backends.engines.netns.rtnetlink import Rule
@@ -35,18 +43,38 @@ _OK: _wire.Message = {"ok": True}
 _ON_THE_WAY_UP = ("hello", "lab", "network_add", "guest_add", "sidecar", "forward")
 #: Requests that must not fail because something else did.
 _ON_THE_WAY_DOWN = ("guest_remove", "network_remove", "keep", "kill")
+#: What could not be done, in an error's words.
+_DEEDS = {
+    "network_add": "make a network",
+    "guest_add": "start a guest",
+    "sidecar": "start a sidecar",
+    "forward": "publish a port",
+    "exec": "run a command",
+    "lab": "hand out the lab",
+}
 
 
 def main(
-    control: socket.socket, minters: tuple[socket.socket, ...], settings: _wire.Message
+    control: socket.socket,
+    minters: tuple[socket.socket, ...],
+    settings: _wire.Message,
+    keeper: int,
 ) -> None:
-    """Run the server on its control socket until the owner closes it."""
+    """Run the server on its control socket until the owner closes it.
+
+    Args:
+        control: the owner's requests come by it.
+        minters: the lines to the minter, ours and the origins'.
+        settings: the owner's.
+        keeper: an open file whose other end only the keeper holds. We ask to be killed with it, but
+            it may die before we have asked, and while a change of ids has cancelled that.
+    """
     try:
-        server = _start(control, minters, settings)
+        _start(control, minters, settings).run(keeper)
     except OSError as error:
         _wire.send(control, {"error": refusal.explain(error)})
-        raise
-    server.run()
+    except Refused as refused:
+        _wire.send(control, {"error": refused.fields, "lost": True})
 
 
 def _start(
@@ -99,25 +127,31 @@ class Server:
         self._guests = Guests(children, self._fabric, self._users, paths)
         self._undertakers: set[int] = set()
         #: Parts that have been started and have yet to say that they are there.
-        self._expected: list[partial[None]] = []
-        self._expected_lab: list[partial[None]] = []
+        self._expected: dict[str, tuple[str, Ready, float]] = {}
+        self._expected_lab: dict[str, Ready] = {}
         self._trusted = False
         self._kept = False
         self._lab = self._start_lab(origin_minter)
 
     # -- the loop ------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Answer requests and reap children until the owner is gone, or for ever if it says so."""
+    def run(self, keeper: int) -> None:
+        """Answer requests and reap children until the owner is gone, or for ever if it says so.
+
+        Without the keeper nobody would end us if we hung: then we end as well.
+        """
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         selector = selectors.DefaultSelector()
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(wake_read, selectors.EVENT_READ)
+        selector.register(keeper, selectors.EVENT_READ)
         self._children.reap()
         while True:
             for key, _ in selector.select():
+                if key.fileobj == keeper:
+                    return
                 if key.fileobj is not self._control:
                     os.read(wake_read, 4096)
                     self._children.reap()
@@ -130,26 +164,37 @@ class Server:
                     selector.unregister(self._control)
 
     def _answer(self) -> None:
-        request, fds = _wire.receive(self._control)
-        reply_fds: tuple[int, ...] = ()
         try:
-            name = request.pop("op")
+            request, fds = _wire.receive(self._control)
+        except OSError as error:
+            raise Lost(
+                what="the netns engine's server cannot hear pytest any more", seen=words(error)
+            ) from error
+        reply: _wire.Message = {}
+        reply_fds: tuple[int, ...] = ()
+        name = request.pop("op")
+        try:
             if name not in (*_ON_THE_WAY_UP, *_ON_THE_WAY_DOWN):
                 self._await_parts()
             operation = getattr(self, f"op_{name}")
             reply, reply_fds = operation(request, fds)
+        except Lost:
+            raise
         except Refused as refused:
             reply = {"error": refused.fields}
+        except OSError as error:
+            reply = {"error": _failure(name, request, error)}
         except Exception as error:  # noqa: BLE001 - one request fails, the session goes on
-            reply = {"error": {"what": f"the netns engine failed: {error!r}"}}
+            reply = {"error": {"what": "the netns engine has a defect", "seen": repr(error)}}
         finally:
+            if "error" in reply:
+                self._fabric.discard()
             for fd in fds:
                 os.close(fd)
         try:
             _wire.send(self._control, reply, reply_fds)
         except OSError as error:  # files cannot be sent: too many are in flight
-            failure = {"what": f"the netns engine could not answer: {error}"}
-            _wire.send(self._control, {"error": failure})
+            _wire.send(self._control, {"error": _failure(name, request, error)})
         finally:
             for fd in reply_fds:
                 os.close(fd)
@@ -170,23 +215,23 @@ class Server:
         ours_origin, origin_end = socket.socketpair()
         server = os.pidfd_open(os.getpid())
         origins, hearing = Ready(), Ready()
-        nursery.order_origin(
-            self._nursery,
-            server=server,
-            user_namespace=user_namespace,
-            ready=origins.write,
-            network=lab.fd,
-            control=origin_end.fileno(),
-            minter=minter.fileno(),
-        )
+        self._expected_lab = {"the witness": hearing, "the origins": origins}
+        try:
+            nursery.order_origin(
+                self._nursery,
+                server=server,
+                user_namespace=user_namespace,
+                ready=origins.write,
+                network=lab.fd,
+                control=origin_end.fileno(),
+                minter=minter.fileno(),
+            )
+        except _wire.Closed:
+            raise _nursery_is_gone() from None
         os.close(server)
         ours_witness, witness_end = socket.socketpair()
         keep = (witness_end.fileno(), hearing.write, lab.fd, *self._users.files)
         self._children.fork(keep, partial(self._be_witness, witness_end, hearing.write))
-        self._expected_lab = [
-            partial(hearing.wait, "the witness"),
-            partial(origins.wait, "the origins"),
-        ]
         for sock in (origin_end, witness_end, minter):
             sock.close()
         return ours_witness.detach(), ours_origin.detach()
@@ -207,7 +252,13 @@ class Server:
         The origins answer on theirs once the nursery has imported what they need. We hold the ends
         as well: a lab that is kept outlives the owner.
         """
-        return _OK, tuple(map(os.dup, self._lab))
+        witness, origins = self._lab
+        first = os.dup(witness)
+        try:
+            return _OK, (first, os.dup(origins))
+        except OSError:
+            os.close(first)
+            raise
 
     def op_trust(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Mint the certificate authority, once, and let every guest trust it."""
@@ -242,19 +293,34 @@ class Server:
 
     def op_network_remove(self, request: _wire.Message, _fds: list[int]) -> _Reply:
         """Delete networks: at once for their users, a little later in the kernel."""
-        networks = [self._fabric.retire_network(name) for name in request["names"]]
+        # Whoever never heard that a network was made may name it: what there is goes.
+        names = [name for name in request["names"] if name in self._fabric.networks]
+        networks = [self._fabric.retire_network(name) for name in names]
+        if not networks:
+            return _OK, ()
 
-        def buried(_status: int) -> None:
+        def bury_here() -> None:
+            # If that fails as well they stay retired, and in the inventory.
+            with contextlib.suppress(OSError):
+                there = self._fabric.host.netlink.links()
+                left = [network for network in networks if network.bridge in there]
+                if left:
+                    with self._fabric.host.entered():
+                        self._fabric.demolish(left)
+                self._fabric.forget(networks)
+
+        def buried(status: int) -> None:
             self._undertakers.discard(pid)
-            self._fabric.forget(networks)
+            if status:  # the undertaker could not: then it takes its time here
+                bury_here()
+            else:
+                self._fabric.forget(networks)
 
         demolish = partial(self._fabric.demolish, networks)
         try:
             pid = self._children.fork((self._fabric.host.fd,), demolish, buried)
-        except OSError:  # no more processes for us: then it takes its time here
-            with self._fabric.host.entered():
-                demolish()
-            self._fabric.forget(networks)
+        except OSError:  # no more processes for us
+            bury_here()
             return _OK, ()
         self._undertakers.add(pid)
         return _OK, ()
@@ -284,7 +350,7 @@ class Server:
         try:
             return nursery.order_tree(self._nursery, path)
         except _wire.Closed:
-            raise Refused(what="the nursery of sidecars is gone", where=path) from None
+            raise _nursery_is_gone() from None
         except OSError as error:
             raise Refused(
                 what="a rootfs cannot be opened",
@@ -297,6 +363,9 @@ class Server:
 
     def op_guest_remove(self, request: _wire.Message, _fds: list[int]) -> _Reply:
         """Stop guests and remove every trace of them."""
+        for name in request["names"]:
+            if name in self._expected:
+                self._expected.pop(name)[1].close()
         self._guests.remove(request["names"])
         return _OK, ()
 
@@ -345,33 +414,41 @@ class Server:
         self, part: str, more: _wire.Message, request: _wire.Message, fds: list[int]
     ) -> _Reply:
         guest = self._guests.get(request["guest"])
-        published = [self._listen_at_host(*address) for address in request["publish"]]
-        ready, log = Ready(), guest.open_log()
-        try:
-            nursery.order(
-                self._nursery,
-                {"be": part, **more},
-                guest=guest.pidfd,
-                user_namespace=self._users.files[0],
-                ready=ready.write,
-                log=log,
-                published=[*fds, *(sock.fileno() for sock in published)],
-            )
-        except _wire.Closed:
-            raise Refused(what="the nursery of sidecars is gone", where=guest.name) from None
-        finally:
-            os.close(log)
-            for sock in published:
-                sock.close()
+        with contextlib.ExitStack() as stack:
+            listeners = (self._listen_at_host(*address) for address in request["publish"])
+            published = [stack.enter_context(sock) for sock in listeners]
+            log = guest.open_log()
+            stack.callback(os.close, log)
+            ready = Ready()
+            try:
+                nursery.order(
+                    self._nursery,
+                    {"be": part, **more},
+                    guest=guest.pidfd,
+                    user_namespace=self._users.files[0],
+                    ready=ready.write,
+                    log=log,
+                    published=[*fds, *(sock.fileno() for sock in published)],
+                )
+            except BaseException as error:
+                ready.close()
+                if isinstance(error, _wire.Closed):
+                    raise _nursery_is_gone() from None
+                raise
         # The nursery may still be importing: its word is awaited behind the next guest's start.
-        wait = partial(ready.wait, f"the {part} in {guest.name}", request["timeout"])
-        self._expected.append(wait)
+        self._expected[guest.name] = f"the {part} in {guest.name}", ready, request["timeout"]
         return _OK, ()
 
     def _await_parts(self) -> None:
-        for expected in (self._expected_lab, self._expected):
-            while expected:
-                expected.pop(0)()
+        for who, ready in list(self._expected_lab.items()):
+            try:
+                ready.wait(who)
+            except Refused as refused:  # no bottle of this session could prove anything
+                raise Lost(**refused.fields) from refused
+            del self._expected_lab[who]
+        for name in list(self._expected):
+            who, ready, timeout = self._expected.pop(name)
+            ready.wait(who, timeout)
 
     def _listen_at_host(self, address: str, port: int) -> socket.socket:
         with self._fabric.host.entered():
@@ -440,3 +517,23 @@ class Server:
         self._bury()
         while self._fabric.still_dying() and time.monotonic() < end:
             time.sleep(0.002)
+
+
+def _failure(operation: str, request: _wire.Message, error: OSError) -> dict[str, str]:
+    """Say what could not be done, about which part, and what the kernel said."""
+    about = request.get("name") or request.get("guest") or ""
+    return {
+        "what": f"the netns engine could not {_DEEDS.get(operation, f'do {operation!r}')}",
+        "where": str(about),
+        "expected": "system calls that succeed",
+        "seen": words(error),
+        "next_step": "free what this machine is short of, or raise its limit",
+    }
+
+
+def _nursery_is_gone() -> Refused:
+    return Refused(
+        what="the nursery of sidecars is gone",
+        seen="its line is closed",
+        next_step="the session is lost; start pytest again",
+    )
