@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -152,6 +153,18 @@ def bottle_for(
         from pytest_bottle.marker import spec_for
 
         yield maker.make(spec_for(request.node, settings.timeout))
+
+
+@contextlib.contextmanager
+def sibling_of(
+    bottle: Bottle, request: pytest.FixtureRequest, backend: Backend, settings: Settings
+) -> Iterator[Bottle]:
+    """Bring up a second bottle of the same specification, but for what two cannot share."""
+    spec = bottle.topology.spec
+    publish = spec.publish and replace(spec.publish, address=None, machine_port=0)
+    twin = replace(spec, publish=publish, internal_subnet="", egress_subnet="")
+    with make_bottles(request, backend, settings) as maker:
+        yield maker.make(twin)
 
 
 @contextlib.contextmanager

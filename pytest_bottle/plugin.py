@@ -234,6 +234,21 @@ def bottle(request: pytest.FixtureRequest, bottle_backend: Backend) -> Iterator[
 
 
 @pytest.fixture(scope=_scope)
+def sibling_bottle(
+    request: pytest.FixtureRequest, bottle_backend: Backend, bottle: Bottle
+) -> Iterator[Bottle]:
+    """A second bottle like ``bottle``, on networks of its own: what its neighbours on the host are.
+
+    It has the same specification, but for what two cannot share: its published port and its
+    subnets are chosen anew. It comes up when a test asks for it and goes before ``bottle`` does.
+    """
+    from pytest_bottle import fixtures
+
+    with fixtures.sibling_of(bottle, request, bottle_backend, _settings(request.config)) as made:
+        yield made
+
+
+@pytest.fixture(scope=_scope)
 def internal_network(bottle: Bottle) -> Network:
     """The bottle's internal network: ``name``, ``subnet``, ``gateway``; nothing leads out of it."""
     return bottle.internal_network
