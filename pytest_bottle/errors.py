@@ -85,7 +85,7 @@ class DeadlineError(TransportError):
             what,
             where=where,
             expected=expected,
-            seen="; ".join(filter(None, said)) or "no output so far",
+            seen="; ".join(filter(None, said)),
             next_step=next_step,
         )
         self.stdout = stdout

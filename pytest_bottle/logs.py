@@ -120,7 +120,7 @@ def _packet(one: Heard, since: int) -> str:
     protocol = _PROTOCOLS.get(one.proto, str(one.proto))
     ends = " > ".join(_joined(host, port) for host, port in _ends(one))
     flags = f" flags {one.flags:#04x}" if one.proto == 6 else ""
-    payload = f" {one.payload[:60]!r}" if one.payload else ""
+    payload = f" {one.payload[:40]!r}" if one.payload else ""
     return f"{_when(one.time_ns, since)} {protocol:<4} {ends}{flags}{payload}"
 
 
