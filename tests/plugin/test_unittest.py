@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,7 +81,8 @@ def test_life_of_the_attributes(
 ) -> None:
     """Of the instance when each test has a bottle, of the class when they share one.
 
-    ``setUpClass`` runs before the bottle comes up.
+    ``setUpClass`` runs before the bottle comes up, ``tearDownClass`` after it went, unless it
+    outlives the class.
     """
     pytester.makepyfile(
         f"""
@@ -92,6 +94,16 @@ def test_life_of_the_attributes(
             @classmethod
             def setUpClass(cls):
                 assert not hasattr(cls, "bottle")
+                cls.note("set up")
+
+            @classmethod
+            def tearDownClass(cls):
+                cls.note("torn down")
+
+            @staticmethod
+            def note(word):
+                with open("toy.log", "a") as log:
+                    print(word, file=log)
 
             def test_a(self):
                 assert ("bottle" in vars(type(self))) == ({scope!r} != "function")
@@ -105,7 +117,12 @@ def test_life_of_the_attributes(
     pytester.runpytest(f"--bottle-scope={scope}").assert_outcomes(passed=2)
 
     life = [f"{word} b{n}" for n in range(1, ups + 1) for word in ("up", "down")]
-    assert toy() == ["open", *life, "close"]
+    log = toy() or []
+    assert [line for line in log if "b" in line] == life
+    # The backend is the session's, and is opened with the first bottle.
+    assert log[:2] == ["set up", "open"]
+    after = ["torn down"] if scope in ("function", "class") else ["torn down", "down b1"]
+    assert log[-len(after) - 1 :] == [*after, "close"]
 
 
 def test_plain_classes_get_no_attributes(pytester: pytest.Pytester, toy: ToyLog) -> None:
@@ -143,3 +160,23 @@ def test_foreign_fixtures_are_left_alone(pytester: pytest.Pytester, toy: ToyLog)
     )
 
     pytester.runpytest().assert_outcomes(passed=1)
+
+
+def test_plain_unittest_has_no_fixtures(pytester: pytest.Pytester) -> None:
+    """Under ``python -m unittest`` nobody sets the attributes: a clear error, never a pass."""
+    pytester.makepyfile(
+        test_it="""
+        import unittest
+        import pytest
+
+        @pytest.mark.usefixtures("bottled_agent")
+        class TestIt(unittest.TestCase):
+            def test_it(self):
+                self.bottled_agent.run("true")
+        """
+    )
+
+    result = pytester.run(sys.executable, "-m", "unittest", "test_it")
+
+    assert result.ret == 1
+    result.stderr.fnmatch_lines(["AttributeError: * no attribute 'bottled_agent'"])
