@@ -20,7 +20,6 @@ from pytest_bottle.backends.contract import (
 )
 from pytest_bottle.backends.engines.netns.client import Client, interpreter
 from pytest_bottle.backends.engines.netns.command import Command, read_status
-from pytest_bottle.backends.engines.netns.entering import Ways
 from pytest_bottle.errors import BackendUnavailableError, BringUpError
 from pytest_bottle.internet.hermetic import Lab
 
@@ -248,6 +247,8 @@ class NetnsEngine:
             self._lab.close()
             self.client.close()
             return ""
+        from pytest_bottle.backends.engines.netns.entering import Ways
+
         pids, ways = self.pids(), Ways(self.client.keeper_pid)
         lines = []
         for name, pid in sorted(pids.items()):
