@@ -123,7 +123,8 @@ def test_as_an_installed_package(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
-    found = verdicts(run_suite(empty, "--bottle-backend=cell", PYTHONPATH=str(target)))
+    paths = [str(target), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = verdicts(run_suite(empty, "--bottle-backend=cell", PYTHONPATH=os.pathsep.join(paths)))
 
     assert found == dict.fromkeys(TITLES, "NOT SUPPORTED") | shown("after")
     assert list(empty.iterdir()) == []
