@@ -9,13 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_bottle.backends.base import BackendBase as BackendBase
     from pytest_bottle.backends.contract import Backend as Backend
     from pytest_bottle.backends.contract import BackendInfo as BackendInfo
+    from pytest_bottle.backends.contract import DenialForm as DenialForm
+    from pytest_bottle.backends.contract import Endpoint as Endpoint
     from pytest_bottle.backends.contract import Engine as Engine
     from pytest_bottle.backends.contract import ExecResult as ExecResult
     from pytest_bottle.backends.contract import Fault as Fault
     from pytest_bottle.backends.contract import Feature as Feature
+    from pytest_bottle.backends.contract import GuestInfo as GuestInfo
+    from pytest_bottle.backends.contract import GuestRequest as GuestRequest
+    from pytest_bottle.backends.contract import NetworkInfo as NetworkInfo
     from pytest_bottle.backends.contract import Resource as Resource
+    from pytest_bottle.backends.contract import SidecarRequest as SidecarRequest
+    from pytest_bottle.backends.contract import Topology as Topology
+    from pytest_bottle.backends.contract import User as User
     from pytest_bottle.backends.contract import Vantage as Vantage
     from pytest_bottle.backends.engine_backend import EngineBackend as EngineBackend
     from pytest_bottle.bottle import Bottle as Bottle
@@ -42,9 +51,11 @@ if TYPE_CHECKING:
     from pytest_bottle.verdict import Verdict as Verdict
 
 _PLACES = {
+    "backends.base": ("BackendBase",),
     "backends.contract": (
-        *("Backend", "BackendInfo", "Engine", "ExecResult", "Fault", "Feature", "Resource"),
-        "Vantage",
+        *("Backend", "BackendInfo", "DenialForm", "Endpoint", "Engine", "ExecResult", "Fault"),
+        *("Feature", "GuestInfo", "GuestRequest", "NetworkInfo", "Resource", "SidecarRequest"),
+        *("Topology", "User", "Vantage"),
     ),
     "backends.engine_backend": ("EngineBackend",),
     "bottle": ("Bottle", "FetchError", "Response"),

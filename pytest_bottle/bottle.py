@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from pytest_bottle.backends.contract import ExecResult, User, Vantage
-from pytest_bottle.errors import BottleError, ConfigurationError
+from pytest_bottle.backends.contract import FEATURE_OF, ExecResult, User, Vantage
+from pytest_bottle.errors import BottleError, ConfigurationError, NotSupported
 from pytest_bottle.firing import DEADLINE, run_one
 
 if TYPE_CHECKING:
@@ -260,8 +260,40 @@ class Bottle:
         """The network that leads out, for the sidecar alone."""
         return _network(self.topology.egress)
 
+    @property
+    def open_guest(self) -> Guest:
+        """The agent's like on the egress network, without isolation: the positive control."""
+        return self.guest(Vantage.OPEN)
+
+    @property
+    def neighbour(self) -> Guest:
+        """A guest on the egress network, beside the sidecar, with NET_ADMIN and NET_RAW."""
+        return self.guest(Vantage.NEIGHBOUR)
+
+    @property
+    def privileged(self) -> Guest:
+        """A guest on the internal network, beside the agent, with NET_ADMIN and NET_RAW."""
+        return self.guest(Vantage.PRIVILEGED)
+
+    @property
+    def host(self) -> Guest:
+        """The bottle's own host, with the bridges and the gateway addresses."""
+        return self.guest(Vantage.HOST)
+
     def guest(self, vantage: Vantage) -> Guest:
-        """Give another vantage point, attached at its first use."""
+        """Give a vantage point, attached at its first use.
+
+        Raises:
+            NotSupported: the backend has no such place, and says so by its features.
+        """
+        info, feature = self._backend.describe(), FEATURE_OF.get(vantage)
+        if feature and feature not in info.features - self.topology.lacks:
+            raise NotSupported(
+                f"this bottle has no vantage point {vantage.value!r}",
+                where=f"bottle {self.topology.id} on backend {info.name}",
+                expected=f"the feature {feature.value!r}",
+                seen=", ".join(sorted(one.value for one in info.features)) or "no feature at all",
+            )
         return Guest(self._backend, self.topology, vantage)
 
     def close(self) -> None:

@@ -85,7 +85,10 @@ class TransportError(BottleError):
 
 
 class DeadlineError(TransportError):
-    """A command was cut at its deadline; ``stdout`` and ``stderr`` hold its output so far."""
+    """A command was cut at its deadline; ``stdout`` and ``stderr`` hold its output so far.
+
+    The message shows the end of both.
+    """
 
     def __init__(
         self,
@@ -98,9 +101,29 @@ class DeadlineError(TransportError):
         stdout: bytes = b"",
         stderr: bytes = b"",
     ) -> None:
-        super().__init__(what, where=where, expected=expected, seen=seen, next_step=next_step)
+        said = [seen, _end("standard output", stdout), _end("standard error", stderr)]
+        super().__init__(
+            what,
+            where=where,
+            expected=expected,
+            seen="; ".join(filter(None, said)),
+            next_step=next_step,
+        )
         self.stdout = stdout
         self.stderr = stderr
+
+
+#: How many characters of a cut command's output its error shows.
+_SHOWN = 500
+
+
+def _end(name: str, output: bytes) -> str:
+    """Show the end of an output, whatever its bytes are; empty if there was none."""
+    if not output:
+        return ""
+    text = output[-4 * _SHOWN :].decode(errors="replace")[-_SHOWN:]
+    verb = "was" if len(text) == len(output) else "ended in"
+    return f"{name} ({len(output)} bytes) {verb} {text!r}"
 
 
 class Inconclusive(BottleError):  # noqa: N818 - a verdict, not a defect

@@ -63,10 +63,12 @@ class Volley:
     Attributes:
         records: by the operations' names; what is missing was not recorded.
         failures: why a place gave no or not all of its records.
+        cut: the places whose probe had to be killed at its deadline.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[Place, str] = field(default_factory=dict)
+    cut: dict[Place, DeadlineError] = field(default_factory=dict)
 
     def outcome(self, name: str) -> str | None:
         """Tell the outcome of an operation, typed by cause; None when it is missing."""
@@ -105,7 +107,9 @@ def fire(
     ):
         volley.records |= records
         if failure:
-            volley.failures[place] = failure
+            volley.failures[place] = str(failure)
+        if isinstance(failure, DeadlineError):
+            volley.cut[place] = failure
     return volley
 
 
@@ -121,14 +125,26 @@ def run_one(
     """Run a single operation and return its record.
 
     Raises:
+        DeadlineError: the probe itself had to be killed; the error holds its output so far.
         TransportError: the probe could not be run or did not report.
     """
     operation = Operation("one", vantage, what, user)
     volley = fire(backend, topology, [operation], deadline)
+    where = f"{vantage.value} of bottle {topology.id}"
+    if "one" not in volley.records and volley.cut:
+        (cut,) = volley.cut.values()
+        raise DeadlineError(
+            "the probe was cut at its deadline",
+            where=where,
+            expected=cut.expected,
+            next_step="look at the guest: is it frozen, is the machine overloaded?",
+            stdout=cut.stdout,
+            stderr=cut.stderr,
+        ) from cut
     if "one" not in volley.records:
         raise TransportError(
             "the probe did not report",
-            where=f"{vantage.value} of bottle {topology.id}",
+            where=where,
             expected="one record",
             seen=volley.failure(operation) or "nothing",
             next_step="look at the guest: is its interpreter there, does exec work?",
@@ -159,8 +175,8 @@ def _run_all(
     topology: Topology,
     by_place: Mapping[Place, list[Operation]],
     deadline: float,
-) -> Iterable[tuple[dict[str, Record], str]]:
-    def run(place: Place) -> tuple[dict[str, Record], str]:
+) -> Iterable[tuple[dict[str, Record], str | DeadlineError]]:
+    def run(place: Place) -> tuple[dict[str, Record], str | DeadlineError]:
         return _run(backend, topology, place, by_place[place], deadline)
 
     if len(by_place) < 2:
@@ -187,7 +203,7 @@ def _run(
     place: Place,
     operations: list[Operation],
     deadline: float,
-) -> tuple[dict[str, Record], str]:
+) -> tuple[dict[str, Record], str | DeadlineError]:
     request = {
         "deadline": deadline,
         "operations": [{"id": o.name, **o.what} for o in operations],
@@ -202,7 +218,7 @@ def _run(
             topology, vantage, argv, stdin=stdin, user=user, timeout=longest + _GRACE
         )
     except DeadlineError as error:
-        return _parse(error.stdout, names)[0], str(error)
+        return _parse(error.stdout, names)[0], error
     except (BringUpError, TransportError) as error:  # no guest there, or no exec
         return {}, str(error)
     records, done = _parse(result.stdout, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pytest_bottle.words import Words
 
 _KEPT = pytest.StashKey[list[tuple["Backend", str]]]()
+#: The lifetimes that have not ended, in the order of their beginnings.
+_LIVE = pytest.StashKey[list["Lifetime"]]()
 
 
 class Standing(Protocol):
@@ -31,6 +34,10 @@ class Standing(Protocol):
 
     def close(self) -> None:
         """Take it down."""
+
+
+#: The fixtures that lend bottles to tests; the conformance suite's own bottle is not among them.
+LENDERS = frozenset({"bottle", "make_bottle", "sibling_bottle"})
 
 
 class Lifetime:
@@ -48,6 +55,21 @@ class Lifetime:
         self._keep = keep
         self._failed_before = request.session.testsfailed
         self._bottles: list[Standing] = []
+        self._live = request.config.stash.setdefault(_LIVE, [])
+        self._live.append(self)
+
+    @property
+    def running(self) -> list[tuple[Backend, Topology]]:
+        """The bottles of this lifetime, with what they run on."""
+        return [(self._backend, bottle.topology) for bottle in self._bottles]
+
+    def serves(self, item: pytest.Item) -> bool:
+        """Tell whether an item uses these bottles, as far as its fixtures say."""
+        node, fixture = self._request.node, self._request.fixturename
+        if fixture not in LENDERS:
+            return False
+        asked = fixture in getattr(item, "fixturenames", ())
+        return node is item or (asked and node in item.listchain())
 
     def add(self, bottle: Standing) -> None:
         """Let a bottle end with this lifetime."""
@@ -55,6 +77,7 @@ class Lifetime:
 
     def end(self) -> None:
         """Keep the bottles, or take all of them down even if one of them will not go."""
+        self._live.remove(self)
         if self._is_to_stay():
             kept = self._request.config.stash.setdefault(_KEPT, [])
             where = self._request.node.nodeid or "the session"
@@ -67,6 +90,12 @@ class Lifetime:
     def _is_to_stay(self) -> bool:
         failed = self._request.session.testsfailed > self._failed_before
         return self._keep == "always" or (self._keep == "on-failure" and failed)
+
+
+def used_by(item: pytest.Item) -> list[tuple[Backend, Topology]]:
+    """Name the running bottles that an item uses, with what each runs on."""
+    live = item.config.stash.get(_LIVE, [])
+    return [one for lifetime in live if lifetime.serves(item) for one in lifetime.running]
 
 
 class MakeBottle:
@@ -157,6 +186,18 @@ def bottle_for(
         )
     with make_bottles(request, backend, settings) as maker:
         yield maker.make(spec)
+
+
+@contextlib.contextmanager
+def sibling_of(
+    bottle: Bottle, request: pytest.FixtureRequest, backend: Backend, settings: Settings
+) -> Iterator[Bottle]:
+    """Bring up a second bottle of the same specification, but for what two cannot share."""
+    spec = bottle.topology.spec
+    publish = spec.publish and replace(spec.publish, address=None, machine_port=0)
+    twin = replace(spec, publish=publish, internal_subnet="", egress_subnet="")
+    with make_bottles(request, backend, settings) as maker:
+        yield maker.make(twin)
 
 
 @contextlib.contextmanager

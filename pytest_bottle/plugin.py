@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,6 +42,15 @@ _OPTIONS = (
 _CHOICES: pytest.StashKey[dict[str, Choice]] = pytest.StashKey()
 _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _KEPT: pytest.StashKey[list[str]] = pytest.StashKey()
+_BEGAN: pytest.StashKey[int] = pytest.StashKey()
+
+
+#: The fixtures that a ``unittest.TestCase`` can have as attributes.
+_OF_THE_SESSION = frozenset({"bottle_backend", "bottle_internet"})
+_FIXTURES = _OF_THE_SESSION | {
+    *("bottle", "bottled_agent", "egress_network", "egress_sidecar", "internal_network"),
+    *("make_bottle", "sibling_bottle"),
+}
 
 
 class Specs:
@@ -262,6 +272,21 @@ def bottle(
 
 
 @pytest.fixture(scope=_scope)
+def sibling_bottle(
+    request: pytest.FixtureRequest, bottle_backend: Backend, bottle: Bottle
+) -> Iterator[Bottle]:
+    """A second bottle like ``bottle``, on networks of its own: what its neighbours on the host are.
+
+    It has the same specification, but for what two cannot share: its published port and its
+    subnets are chosen anew. It comes up when a test asks for it and goes before ``bottle`` does.
+    """
+    from pytest_bottle import fixtures
+
+    with fixtures.sibling_of(bottle, request, bottle_backend, _settings(request.config)) as made:
+        yield made
+
+
+@pytest.fixture(scope=_scope)
 def internal_network(bottle: Bottle) -> Network:
     """The bottle's internal network: ``name``, ``subnet``, ``gateway``; nothing leads out of it."""
     return bottle.internal_network
@@ -299,7 +324,34 @@ def _bottle_bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         yield bench
 
 
+# -- unittest ------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Give a ``unittest.TestCase`` the fixtures of ours that ``usefixtures`` names on it.
+
+    They become attributes of the instance, before its ``setUp`` runs; those that outlive the test
+    become attributes of the class.
+    """
+    case = getattr(item, "cls", None)
+    unittest = sys.modules.get("unittest")
+    if case is None or unittest is None or not issubclass(case, unittest.TestCase):
+        return
+    shared = _scope("", item.config) != "function"
+    for mark in item.iter_markers("usefixtures"):
+        for name in _FIXTURES.intersection(mark.args):
+            owner = case if shared or name in _OF_THE_SESSION else item.instance  # type: ignore[attr-defined]
+            setattr(owner, name, item.funcargs[name])  # type: ignore[attr-defined]
+
+
 # -- reports -------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Remember when a test began: a failure shows what the far side heard since."""
+    item.stash[_BEGAN] = time.monotonic_ns()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -312,7 +364,18 @@ def pytest_runtest_makereport(
         from pytest_bottle import outcome
 
         outcome.put_on(report, item, call)
+    if report.failed:
+        _add_logs(report, item)
     return report
+
+
+def _add_logs(report: pytest.TestReport, item: pytest.Item) -> None:
+    fixtures = sys.modules.get("pytest_bottle.fixtures")  # who never imported it has no bottle
+    bottles = fixtures.used_by(item) if fixtures else []
+    if bottles:
+        from pytest_bottle import logs
+
+        logs.put_on(report, item, bottles, item.stash.get(_BEGAN, 0))
 
 
 def _is_error_of_ours(call: pytest.CallInfo[None]) -> bool:

@@ -64,7 +64,11 @@ class Settings:
 
             return open_mutant(self.mutant)
         name = self.backend or selection.detect()
-        return (self.offered.get(name) or selection.BUILT_IN[name])()
+        if name in self.offered:
+            from pytest_bottle.backends.adapter import checked
+
+            return checked(name, self.offered[name])
+        return selection.BUILT_IN[name]()
 
 
 def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:

@@ -139,6 +139,17 @@ class Feature(enum.Enum):
     """Its egress network and the far side speak IPv6."""
 
 
+#: What a backend must be able to do for each vantage point that not every bottle has.
+FEATURE_OF = MappingProxyType(
+    {
+        Vantage.HOST: Feature.HOST_EXEC,
+        Vantage.OPEN: Feature.OPEN_GUEST,
+        Vantage.PRIVILEGED: Feature.PRIVILEGED_PROBE,
+        Vantage.NEIGHBOUR: Feature.NEIGHBOUR,
+    }
+)
+
+
 class DenialForm(NamedTuple):
     """How a backend's sidecar says no by policy: a status, and a header that names the reason.
 
@@ -249,7 +260,11 @@ class Backend(Protocol):
 
     @property
     def internet(self) -> Internet:
-        """The far side: what the egress network leads to."""
+        """The far side: what the egress network leads to.
+
+        Raises:
+            NotSupported: there is none, and the backend does not list ``Feature.LAB``.
+        """
 
     def up(self, spec: BottleSpec) -> Topology:
         """Bring a bottle up: networks, sidecar, agent, in this order."""
@@ -290,7 +305,10 @@ class Backend(Protocol):
         """Do harm to a part of a bottle; when it returns, the harm is done (:class:`Fault`)."""
 
     def trust(self) -> str:
-        """Make the lab's certificates valid in every guest; tell the file they are in."""
+        """Make the lab's certificates valid in every guest; tell the file they are in.
+
+        Without a lab there is nothing to do, and the answer is empty.
+        """
 
     def inventory(self) -> frozenset[Resource]:
         """List what exists on the host, by kernel or engine and not by memory."""

@@ -2,7 +2,8 @@
 
 A fenced block below a comment ``<!-- example: folder/file -->`` is a file. The files of a folder
 are one example project: pytest must pass in it, and every ``pytest`` command of the page, as a dry
-run, in the folder that was shown last.
+run, in the folder that was shown last. ``<!-- package: … -->`` and ``<!-- change: … -->`` stand
+above what ``test_backend_authors.py`` executes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("docs", "research")
 _BLOCK = re.compile(
-    r"(?:^<!-- example: (?P<file>\S+) -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S
+    r"(?:^<!-- example: (?P<file>\S+) -->\n|^<!-- (?P<other>package|change): [^\n]* -->\n)?"
+    r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$",
+    re.M | re.S,
 )
 
 
@@ -52,7 +55,7 @@ def read(path: Path) -> Page:
         if block["file"]:
             folder, _, name = block["file"].rpartition("/")
             page.projects[folder][name] = block["text"]
-        elif block["kind"] == "python":
+        elif block["kind"] == "python" and not block["other"]:
             page.unmarked.append(block["text"])
         elif block["kind"] == "sh":
             page.commands += [(folder, line) for line in commands_of(block["text"])]

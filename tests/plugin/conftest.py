@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 all_checks()
 
 _TOY = '''
-from types import SimpleNamespace
+from pytest_bottle import (
+    BackendBase, BackendInfo, Endpoint, ExecResult, GuestInfo, NetworkInfo, Topology
+)
 
-class Toy:
+class Toy(BackendBase):
     """A backend without any system behind it."""
 
     def __init__(self):
@@ -35,10 +37,24 @@ class Toy:
         with open({log!r}, "a") as log:
             log.write(word + "\\n")
 
+    def describe(self):
+        return BackendInfo("toy", "1", frozenset())
+
     def up(self, spec):
         self.bottles += 1
         self.say(f"up b{{self.bottles}}")
-        return SimpleNamespace(id=f"b{{self.bottles}}", spec=spec)
+        inner = NetworkInfo("inner", True, "198.51.100.0/24", "198.51.100.1")
+        outer = NetworkInfo("outer", False, "203.0.113.0/24", "203.0.113.1")
+        return Topology(
+            id=f"b{{self.bottles}}", spec=spec, internal=inner, egress=outer,
+            agent=GuestInfo("agent", {{"inner": "198.51.100.2"}}),
+            sidecar=GuestInfo("sidecar", {{"inner": "198.51.100.3", "outer": "203.0.113.3"}}),
+            proxy=Endpoint("198.51.100.3", 9099), published=None, machine_published=None,
+            environment={{}}, python="/usr/bin/python3",
+        )
+
+    def exec(self, topology, vantage, argv, **how):
+        return ExecResult(0, b"1000", b"")
 
     def down(self, topology):
         self.say(f"down {{topology.id}}")

@@ -18,6 +18,7 @@ FIXTURES = [
     "egress_sidecar",
     "internal_network",
     "make_bottle",
+    "sibling_bottle",
 ]
 
 
@@ -126,6 +127,98 @@ def test_shared_bottle_is_one(pytester: pytest.Pytester, scope: str) -> None:
     )
 
     pytester.runpytest(f"--bottle-scope={scope}").assert_outcomes(passed=2)
+
+
+@pytest.mark.usefixtures("netns_works")
+def test_vantage_points(pytester: pytest.Pytester) -> None:
+    """The sibling is a bottle like ``bottle`` on networks of its own; other places are guests."""
+    pytester.makepyfile(
+        """
+        import pytest
+        from pytest_bottle import Tcp
+
+        WORDS = {"egress": ["packages.test"], "publish": "127.0.0.20:8080",
+                 "environment": {"COLOUR": "green"}}
+
+        @pytest.mark.bottle(**WORDS)
+        def test_sibling(bottle, sibling_bottle):
+            for one in (bottle, sibling_bottle):
+                assert one.agent.fetch("http://packages.test/").status == 200
+                assert one.agent.fetch("http://allowed.test/").denied == "not-allowed"
+                assert one.agent.run("printenv", "COLOUR").out == "green"
+            both = {bottle.topology.id, sibling_bottle.topology.id}
+            assert len(both) == 2
+            assert bottle.internal_network.subnet != sibling_bottle.internal_network.subnet
+            assert bottle.egress_network.subnet != sibling_bottle.egress_network.subnet
+            assert bottle.sidecar.published_at_host == "127.0.0.20:8080"
+            assert sibling_bottle.sidecar.published_at_host != "127.0.0.20:8080"
+            target = sibling_bottle.agent.address
+            assert not bottle.agent.run("ping", "-c1", "-W1", target).ok
+
+        def test_guests(bottle):
+            assert bottle.open_guest.probe(Tcp("203.0.113.7", 443)).leaked
+            assert bottle.privileged.probe(Tcp("203.0.113.7", 443)).blocked
+            assert bottle.neighbour.address.rpartition(".")[0] in bottle.egress_network.subnet
+            addresses = bottle.host.run("cat", "/proc/net/fib_trie").out
+            assert bottle.internal_network.gateway in addresses
+        """
+    )
+
+    pytester.runpytest("--bottle-backend=netns").assert_outcomes(passed=2)
+
+
+def test_the_sibling_ends_before_its_bottle(pytester: pytest.Pytester, toy: object) -> None:
+    """It comes up only where it is asked for, and lives as long as the scope says."""
+    pytester.makepyfile(
+        """
+        def test_a(bottle): pass
+        def test_b(sibling_bottle): assert sibling_bottle.topology.id == "b2"
+        """
+    )
+
+    pytester.runpytest("--bottle-scope=module").assert_outcomes(passed=2)
+
+    log = (pytester.path / "toy.log").read_text().split("\n")
+    assert log[:-1] == ["open", "up b1", "up b2", "down b2", "down b1", "close"]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "-n 2"])
+@pytest.mark.usefixtures("netns_works")
+def test_eight_at_once(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    """Eight threads make a bottle each; no two share a network or an alias, and all work."""
+    test = """
+        import ipaddress, itertools
+        from concurrent.futures import ThreadPoolExecutor
+
+        def test_it(make_bottle, bottle_backend):
+            with ThreadPoolExecutor(8) as pool:
+                bottles = list(pool.map(lambda _: make_bottle(), range(8)))
+                statuses = list(pool.map(
+                    lambda one: one.agent.fetch("http://allowed.test/").status, bottles
+                ))
+            assert statuses == [200] * 8
+            networks = [
+                ipaddress.ip_network(network.subnet)
+                for one in bottles for network in (one.internal_network, one.egress_network)
+            ]
+            pairs = itertools.combinations(networks, 2)
+            assert not any(one.overlaps(other) for one, other in pairs)
+            assert len({one.sidecar.published_at_host for one in bottles}) == 8
+            assert len({one.topology.id for one in bottles}) == 8
+            assert len(files(bottle_backend)) >= 16
+
+        def test_nothing_is_left(bottle_backend):
+            assert files(bottle_backend) == []
+
+        def files(backend):
+            return [one.name for one in backend.inventory() if one.kind == "file"]
+        """
+    pytester.makepyfile(test_one=test, test_two=test)
+    run = pytester.runpytest_subprocess if workers else pytester.runpytest
+
+    result = run("--bottle-backend=netns", *workers, *(("--dist=loadfile",) if workers else ()))
+
+    result.assert_outcomes(passed=4)
 
 
 _INVENTORY = """

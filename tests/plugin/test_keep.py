@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -147,3 +152,76 @@ def test_workers_tell_the_controller(pytester: pytest.Pytester, toy: ToyLog) -> 
     ]
     assert kept.count("remove all of it: kill 1") == 2
     assert {line[:5] for line in kept_lines(result)} == {"[gw0]", "[gw1]"}
+
+
+_ASK = "id -u; hostname; grep -E 'Cap(Inh|Prm|Eff|Amb)|NoNewPrivs' /proc/self/status; set"
+_CONFINED = [*(f"Cap{name}:\t{0:016x}" for name in ("Inh", "Prm", "Eff", "Amb")), "NoNewPrivs:\t1"]
+
+
+@pytest.mark.usefixtures("netns_works")
+def test_every_printed_line_works(pytester: pytest.Pytester) -> None:
+    """Each line, run as it is printed, enters its part or removes all; the agent's is confined."""
+    for tool in ("nsenter", "setpriv"):
+        if not shutil.which(tool):
+            pytest.skip(f"NOT RUN: {tool} of util-linux is not installed")
+    pytester.makepyfile(
+        test_it="""
+        def test_it(bottle):
+            bottle.neighbour.run("true")
+            assert bottle.agent.run("sh", "-c", "echo mine > ~/note").ok
+        """
+    )
+
+    result = pytester.runpytest_subprocess("--bottle-keep=always", "--bottle-backend=netns")
+
+    result.assert_outcomes(passed=1)
+    _, *lines = kept_lines(result)
+    ways = dict(line.split(": ", 1) for line in lines)
+    remove = ways.pop("remove all of it")
+    try:
+        said = {way: run_line(line, _ASK) for way, line in ways.items()}
+        agent = ways["enter b1-agent as its own user"]
+        assert run_line(agent, "cat ~/note; whoami; touch /usr/x 2>&1 | wc -l") == [
+            *("mine", "agent", "1")
+        ]
+    finally:
+        # The line is nothing but a kill of one process, which this test has started.
+        assert re.fullmatch(r"kill \d+", remove)
+        assert subprocess.run(["sh", "-c", remove], check=False, timeout=10).returncode == 0
+    assert set(ways) == {
+        "enter b1-agent as its own user",
+        "enter b1-agent with every privilege",
+        "enter b1-sidecar as its own user",
+        "enter b1-sidecar with every privilege",
+        "enter b1-neighbour with every privilege",
+    }
+    for way, (uid, hostname, *rest) in said.items():
+        assert hostname == way.split()[1]
+        if way.endswith("its own user"):
+            assert uid == "1000"
+            assert rest[:5] == _CONFINED
+    variables = said["enter b1-agent as its own user"][7:]
+    assert any(line.startswith("HTTP_PROXY='http://10.86.") for line in variables)
+    assert wait_for_end(int(remove.split()[1]))
+
+
+def run_line(line: str, script: str) -> list[str]:
+    """Run a printed line in a shell, as somebody at a terminal would, and type a script there."""
+    done = subprocess.run(
+        ["sh", "-c", line], input=script, capture_output=True, text=True, check=False, timeout=20
+    )
+    assert done.stdout, (line, done.stderr)
+    return done.stdout.splitlines()
+
+
+def wait_for_end(pid: int) -> bool:
+    """Tell whether a process ends within a second; nobody may be there to reap it."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.01)
+    return False

@@ -74,6 +74,16 @@ def test_a_deadline_keeps_the_output_so_far() -> None:
     assert pickle.loads(pickle.dumps(error)).stdout == b"half a li"
 
 
+def test_a_deadline_shows_the_end_of_the_output_so_far() -> None:
+    """Its message quotes the last 500 characters of both outputs, whatever bytes they are."""
+    error = DeadlineError("cut", seen="that", stdout=b"x" * 600 + b"\xff end", stderr=b"oops")
+
+    _, seen = str(error).splitlines()
+    assert seen.startswith("  seen:     that; standard output (605 bytes) ended in 'xxx")
+    assert seen.count("x") == 495
+    assert "\ufffd end'; standard error (4 bytes) was 'oops'" in seen
+
+
 def test_only_a_violation_is_a_failed_assertion() -> None:
     """Runners count it as a failure; everything else is trouble, and never a pass."""
     assert [kind for kind in FAMILY if issubclass(kind, AssertionError)] == [Violation]

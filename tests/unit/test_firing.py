@@ -287,7 +287,21 @@ def test_what_was_reported_before_the_deadline_counts() -> None:
     error = DeadlineError("cut", stdout=partial)
     volley = fire(backend(raising(error))[0], TOPOLOGY, [operation("a"), operation("b")])
     assert volley.records.keys() == {"a"}
-    assert volley.failure(operation("b")) == "cut"
+    assert volley.failure(operation("b")).startswith("cut\n  seen:     standard output (62 bytes)")
+
+
+def test_a_probe_that_was_cut_says_what_it_had_printed() -> None:
+    """A single operation raises the deadline's own kind of error, with the output so far."""
+    error = DeadlineError(
+        "cut", expected="its end within 16 s", stdout=b"half a li", stderr=b"oops"
+    )
+
+    with pytest.raises(DeadlineError, match="the probe was cut at its deadline") as caught:
+        run_one(backend(raising(error))[0], TOPOLOGY, Vantage.AGENT, {"kind": "http"})
+
+    assert (caught.value.stdout, caught.value.stderr) == (b"half a li", b"oops")
+    assert "standard output (9 bytes) was 'half a li'" in str(caught.value)
+    assert "standard error (4 bytes) was 'oops'" in str(caught.value)
 
 
 def test_other_errors_are_not_swallowed() -> None:

@@ -107,7 +107,7 @@ class Command:
             "a command was cut at its deadline",
             where=self._where,
             expected=f"its end within {self._timeout:g} s",
-            seen=f"{len(output['stdout'])} bytes of output so far",
+            seen="" if output["stdout"] or output["stderr"] else "no output so far",
             next_step="raise the timeout, or look at what the command waits for",
             stdout=bytes(output["stdout"]),
             stderr=bytes(output["stderr"]),

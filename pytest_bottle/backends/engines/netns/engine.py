@@ -229,14 +229,7 @@ class NetnsEngine:
         identity: str,
         fds: Sequence[int],
     ) -> None:
-        variables = {
-            "PATH": _PATH,
-            "HOME": _HOMES[user],
-            "USER": "agent" if user == "agent" else "root",
-            "LANG": "C.UTF-8",
-            **self._environments.get(guest, {}),
-            **environment,
-        }
+        variables = {**self._variables(guest, user), **environment}
         self.client.call(
             "exec",
             fds,
@@ -247,6 +240,16 @@ class NetnsEngine:
             environment=variables,
             folder=_HOMES[user],
         )
+
+    def _variables(self, guest: str, user: str) -> dict[str, str]:
+        """A user's variables in a guest: a clean environment, and the guest's own."""
+        return {
+            "PATH": _PATH,
+            "HOME": _HOMES[user],
+            "USER": "agent" if user == "agent" else "root",
+            "LANG": "C.UTF-8",
+            **self._environments.get(guest, {}),
+        }
 
     def logs(self, guest: str) -> bytes:
         """Read what a guest's service wrote: the sidecar's audit, the host's canaries."""
@@ -306,13 +309,17 @@ class NetnsEngine:
             self._lab.close()
             self.client.close()
             return ""
-        pids = self.pids()
+        from pytest_bottle.backends.engines.netns.entering import Ways
+
+        pids, ways = self.pids(), Ways(self.client.keeper_pid)
+        lines = []
+        for name, pid in sorted(pids.items()):
+            if name.endswith(("-agent", "-sidecar")):  # the parts of the bottle itself
+                who = ways.as_agent(pid, self._variables(name, "agent"))
+                lines.append(f"enter {name} as its own user: {who}")
+            lines.append(f"enter {name} with every privilege: {ways.privileged(pid)}")
         self.client.keep()
         self.client.leave()
-        # The keeper's user namespace owns all the others: from there one may enter them.
-        owner = f"/proc/{self.client.keeper_pid}/ns/user"
-        enter = f"nsenter --preserve-credentials --user={owner} -m -n -p -i -u -t {{}} sh"
-        lines = [f"enter {name}: {enter.format(pid)}" for name, pid in sorted(pids.items())]
         return "\n".join([*lines, f"remove all of it: kill {self.client.keeper_pid}"])
 
 
