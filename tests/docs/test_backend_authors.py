@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NAME = "docs/backend-authors.md"
 TEXT = (ROOT / NAME).read_text()
 FILES = PAGES[NAME].projects["cell"]
-_VERDICT = re.compile(r"^([A-Z]+(?: [A-Z]+)?) +([A-Z0-9]+-\d+)  ", re.M)
+_VERDICT = re.compile(r"^([A-Z]+(?: [A-Z]+)?) +([A-Z0-9]+-\d+) ", re.M)
 SUITE = ("--pyargs", "pytest_bottle.conformance", "-q", "-p", "no:cacheprovider")
 
 
