@@ -24,7 +24,7 @@ conformance: setup ## Judge a backend with the conformance suite (BACKEND=netns)
 	$(run) pytest -p no:cacheprovider --pyargs pytest_bottle.conformance --bottle-backend=$(BACKEND) $(ARGS)
 
 test: setup-dev ## Run the project's own tests
-	$(run) pytest -n 2 $(ARGS)
+	$(run) pytest -n 2 --dist worksteal $(ARGS)
 
 lint: setup-dev ## Check style and types
 	$(run) ruff check .
