@@ -25,11 +25,25 @@ class NetnsBackend(EngineBackend):
     def __init__(self, engine: NetnsEngine | None = None) -> None:
         self.netns = engine or NetnsEngine()
         self.mutant = ""
+        self._rules: dict[str, list[Rule]] = {}
         super().__init__(self.netns)
 
     def describe(self) -> BackendInfo:
         """Name the engine, and whose mutant it is."""
         return super().describe()._replace(mutant=self.mutant)
+
+    def down(self, topology: Topology) -> None:
+        self._change("delete_rule", self._rules.pop(topology.id, []))
+        super().down(topology)
+
+    def add_rules(self, topology: Topology, *rules: Rule) -> None:
+        """Add routing rules to H, until the bottle goes down."""
+        self._change("rule", rules)
+        self._rules[topology.id] = [*self._rules.get(topology.id, []), *rules]
+
+    def _change(self, verb: str, rules: Sequence[Rule]) -> None:
+        if rules:
+            self.netns.configure("host", [[verb, rule._asdict()] for rule in rules])
 
 
 class Leaky(NetnsBackend, abc.ABC):
@@ -39,18 +53,10 @@ class Leaky(NetnsBackend, abc.ABC):
     forwarding do the same harm, and the lab's own route back stands in for the masquerade.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._rules: dict[str, list[Rule]] = {}
-
     def up(self, spec: BottleSpec) -> Topology:
         topology = super().up(spec)
         self.weaken(topology)
         return topology
-
-    def down(self, topology: Topology) -> None:
-        self._change("delete_rule", self._rules.pop(topology.id, []))
-        super().down(topology)
 
     @abc.abstractmethod
     def weaken(self, topology: Topology) -> None:
@@ -71,14 +77,6 @@ class Leaky(NetnsBackend, abc.ABC):
         """Let the agent itself use the gateway."""
         route = ["route", "0.0.0.0/0", {"via": topology.internal.gateway}]
         self.netns.configure(topology.agent.name, [route])
-
-    def add_rules(self, topology: Topology, *rules: Rule) -> None:
-        """Add routing rules to H, until the bottle goes down."""
-        self._change("rule", rules)
-        self._rules[topology.id] = [*self._rules.get(topology.id, []), *rules]
-
-    def _change(self, verb: str, rules: Sequence[Rule]) -> None:
-        self.netns.configure("host", [[verb, rule._asdict()] for rule in rules])
 
 
 _M = TypeVar("_M", bound="Callable[[], NetnsBackend]")

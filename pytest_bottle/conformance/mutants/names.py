@@ -52,7 +52,7 @@ class Queries(Leaky):
         self.give_default_route(topology)
 
 
-@mutant("DNS-01-M2", also={"IP6-01"})
+@mutant("DNS-01-M2", also={"HST-01", "IP6-01"})
 class QueriesOfVersion6(Version6):
     """UDP to port 53 of any IPv6 address gets out, and nothing over IPv4."""
 
@@ -72,6 +72,8 @@ class Forwards(NetnsBackend):
 
     def forward(self, topology: Topology, guest: str, address: str) -> None:
         """Run the forwarder in a guest, at an address of it; return when it is there."""
+        if guest == "host":
+            self.add_rules(topology, Rule(10, iif="lo", to=topology.internal.subnet))
 
         def stay() -> None:
             with contextlib.suppress(Exception):  # cut off by the end of the session
@@ -112,7 +114,7 @@ class GivesResolver(NetnsEngine):
         return guest
 
 
-@mutant("DNS-03", also={"DNS-04", "NET-03"})
+@mutant("DNS-03", also={"DNS-04", "NET-03", "PXY-18"})
 class EmbeddedResolver(Forwards):
     """The agent's own resolver, at the sidecar, asks upstream for whatever it is asked."""
 
@@ -125,9 +127,12 @@ class EmbeddedResolver(Forwards):
         return topology._replace(resolvers=(topology.sidecar_address,))
 
 
-@mutant("DNS-04")
+@mutant("DNS-04", also={"HST-01"})
 class ResolverOfTheBridge(Forwards):
-    """The bridge's own address forwards queries, and nobody told the agent of it."""
+    """The bridge's own address forwards queries, and nobody told the agent of it.
+
+    For that a service of H has to be reachable from the internal network.
+    """
 
     def up(self, spec: BottleSpec) -> Topology:
         topology = super().up(spec)
