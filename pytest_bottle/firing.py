@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import marshal
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import SourceFileLoader
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pytest_bottle.backends.contract import User, Vantage
 from pytest_bottle.errors import BringUpError, DeadlineError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from types import CodeType
 
     from pytest_bottle.backends.contract import Backend, Topology
     from pytest_bottle.internet.records import Heard
@@ -26,16 +28,26 @@ if TYPE_CHECKING:
 DEADLINE = 1.0
 #: Seconds on top for the probe's own start and end; a loaded machine is slow.
 _GRACE = 15.0
+#: What the probe's modules are part of, here and in a guest, and where they are here.
+_PROBE = "pytest_bottle.guest.probe"
+_FOLDER = Path(__file__).parent / "guest" / "probe"
+_BINDING = re.compile(r'^@operation\("([^"]+)"\)$', re.MULTILINE)
 #: Runs the probe. It comes as source, for any interpreter, and compiled, for one like ours.
-_BOOT = (
-    "import gc, sys, marshal, _frozen_importlib_external as own; gc.disable(); "
-    "read = sys.stdin.buffer; "
-    "magic, *sizes = read.readline().split(); "
-    "source, code = (read.read(int(size)) for size in sizes); "
-    "same = magic == own.MAGIC_NUMBER.hex().encode(); "
-    "exec(marshal.loads(code) if same else compile(source, 'probe', 'exec')); "
-    "sys.stdout.flush(); import os; os._exit(0)"  # tidying up takes longer than many a probe
-)
+_BOOT = f"""\
+import gc, sys, marshal, _frozen_importlib_external as own
+gc.disable()
+read = sys.stdin.buffer
+magic, *parts = read.readline().decode().split()
+same = magic == own.MAGIC_NUMBER.hex()
+for name, *sizes in (part.split(":") for part in parts):
+    source, code = (read.read(int(size)) for size in sizes)
+    module = sys.modules[name] = type(sys)(name)
+    exec(marshal.loads(code) if same else compile(source, name, "exec"), module.__dict__)
+sys.modules["{_PROBE}.core"].main()
+sys.stdout.flush()
+import os
+os._exit(0)  # tidying up takes longer than many a probe
+"""
 
 Place = tuple[Vantage, User]
 Record = dict[str, Any]
@@ -187,14 +199,71 @@ def _run_all(
         return list(pool.map(run, by_place))
 
 
+def probe_program(kinds: Iterable[str]) -> bytes:
+    """Give the probe as :data:`_BOOT` reads it: core, and what some kinds of operations need.
+
+    A line with the magic number of the compiled code, and ``name:size:size`` for each module; then
+    source and compiled code of each. None comes before one that it imports. Of a kind that nobody
+    knows the probe itself says so.
+    """
+    return _program(frozenset(kinds))
+
+
 @cache
-def probe_program() -> bytes:
-    """Give the probe as :data:`_BOOT` reads it: a line with sizes, the source, compiled code."""
-    path = str(Path(__file__).parent / "guest" / "probe.py")
-    loader = SourceFileLoader("probe", path)  # uses the cache of compiled modules
-    source, code = loader.get_data(path), marshal.dumps(loader.get_code("probe"))
-    magic = MAGIC_NUMBER.hex().encode()
-    return b"%s %d %d\n%s%s" % (magic, len(source), len(code), source, code)
+def _program(kinds: frozenset[str]) -> bytes:
+    homes = _homes()
+    found: dict[str, _Part] = {}
+    for name in (f"{_PROBE}.core", *sorted({homes[kind] for kind in kinds if kind in homes})):
+        _add(found, name)
+    parents = [_stand_in(_PROBE.rsplit(".", count)[0]) for count in (2, 1, 0)]
+    parts = [*parents, *found.values()]
+    sizes = [f"{part.name}:{len(part.source)}:{len(part.code)}" for part in parts]
+    line = " ".join([MAGIC_NUMBER.hex(), *sizes])
+    return b"".join([line.encode(), b"\n", *(part.source + part.code for part in parts)])
+
+
+def _add(found: dict[str, _Part], name: str) -> None:
+    """Add a module to those in their order, behind all that it imports."""
+    if name not in found:
+        part = _part(name)
+        for other in part.imports:
+            _add(found, other)
+        found[name] = part
+
+
+@cache
+def _homes() -> dict[str, str]:
+    """Tell which module of the probe binds each kind; importing all would take 15 ms at times."""
+    return {
+        kind: f"{_PROBE}.{path.stem}"
+        for path in _FOLDER.glob("*.py")
+        for kind in _BINDING.findall(path.read_text(encoding="utf-8"))
+    }
+
+
+class _Part(NamedTuple):
+    """A module on its way to a guest: its full name, source, compiled code, and what it imports."""
+
+    name: str
+    source: bytes
+    code: bytes
+    imports: tuple[str, ...] = ()
+
+
+@cache
+def _part(name: str) -> _Part:
+    path = str(_FOLDER / f"{name.rpartition('.')[2]}.py")
+    loader = SourceFileLoader(name, path)  # uses the cache of compiled modules
+    code = cast("CodeType", loader.get_code(name))
+    # The names of a module's own code are those that it imports, and others without a dot.
+    imports = tuple(other for other in code.co_names if other.startswith(f"{_PROBE}."))
+    return _Part(name, loader.get_data(path), marshal.dumps(code), imports)
+
+
+def _stand_in(name: str) -> _Part:
+    """A package in which the guest's interpreter finds no more than what was sent."""
+    source = "__path__ = []"
+    return _Part(name, source.encode(), marshal.dumps(compile(source, name, "exec")))
 
 
 def _run(
@@ -208,7 +277,8 @@ def _run(
         "deadline": deadline,
         "operations": [{"id": o.name, **o.what} for o in operations],
     }
-    stdin = probe_program() + json.dumps(request).encode()
+    program = probe_program(str(o.what.get("kind")) for o in operations)
+    stdin = program + json.dumps(request).encode()
     argv = [topology.python, "-I", "-S", "-c", _BOOT]
     vantage, user = place
     names = {o.name for o in operations}

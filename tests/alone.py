@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.backends.engines.netns import linux
 from pytest_bottle.backends.engines.netns.rtnetlink import Netlink
-from pytest_bottle.guest import probe
+from pytest_bottle.guest.probe import direct, listening, netlink, privileged
+from pytest_bottle.guest.probe.core import answer
+from tests.probing import attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +63,7 @@ def cable() -> None:
         write(f"/proc/sys/net/ipv4/conf/{device}/rp_filter", "0")
 
 
-def listening(device: str, kind: int = 0x0800) -> socket.socket:
+def ear(device: str, kind: int = 0x0800) -> socket.socket:
     """A packet socket on a device."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind))
     sock.bind((device, kind))
@@ -80,7 +82,7 @@ def frames(sock: socket.socket) -> Iterator[bytes]:
 
 def replies(send: Callable[[], object]) -> dict[int, int]:
     """The TCP flags that came back to the sweep's own port, by the port they came from."""
-    with listening("lo") as sock:
+    with ear("lo") as sock:
         send()
         packets = [frame[14:] for frame in frames(sock)]
     found = {}
@@ -96,7 +98,7 @@ def sweep() -> dict[str, Any]:
     with socket.create_server((_LOOPBACK, 0)) as server, socket.socket() as closed:
         closed.bind((_LOOPBACK, 0))
         ports = [server.getsockname()[1], closed.getsockname()[1]]
-        whole = replies(lambda: probe._attempt("syn-sweep", {**_SWEEP, "ports": ports}, 1))
+        whole = replies(lambda: attempt("syn-sweep", {**_SWEEP, "ports": ports}, 1))
         broken = replies(lambda: send_broken(ports))
     return {"ports": ports, "whole": list(whole.items()), "broken": list(broken.items())}
 
@@ -104,7 +106,7 @@ def sweep() -> dict[str, Any]:
 def send_broken(ports: list[int]) -> None:
     """The same SYNs, each with one bit of its checksum turned."""
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
-        for packet in probe._syns(_LOOPBACK, _LOOPBACK, ports):
+        for packet in direct._syns(_LOOPBACK, _LOOPBACK, ports):
             turned = packet[:16] + bytes([packet[16] ^ 1]) + packet[17:]
             sock.sendto(turned, (_LOOPBACK, 0))
 
@@ -112,7 +114,7 @@ def send_broken(ports: list[int]) -> None:
 def every_port() -> dict[str, Any]:
     """A sweep of all ports, which are closed, and what the kernel counted meanwhile."""
     before = counters()
-    record = probe._attempt("syn-sweep", {**_SWEEP, "ports": []}, 1)
+    record = attempt("syn-sweep", {**_SWEEP, "ports": []}, 1)
     after = counters()
     names = ("OutRsts", "InCsumErrors")
     return {**record, **{name: after[name] - before[name] for name in names}}
@@ -120,9 +122,9 @@ def every_port() -> dict[str, Any]:
 
 def every_udp_port() -> dict[str, Any]:
     """A sweep of datagrams to all ports, and what the kernel counted meanwhile."""
-    before = probe._counters()
-    record = probe._attempt("udp-sweep", {**_SWEEP, "ports": [], "nonce": NONCE}, 1)
-    return {**record, "received": probe._counters()["udp"] - before["udp"]}
+    before = listening._counters()
+    record = attempt("udp-sweep", {**_SWEEP, "ports": [], "nonce": NONCE}, 1)
+    return {**record, "received": listening._counters()["udp"] - before["udp"]}
 
 
 def counters() -> dict[str, int]:
@@ -136,7 +138,7 @@ def echo_requests() -> list[dict[str, Any]]:
     """ICMP and ICMPv6, by ping sockets and raw ones."""
     write("/proc/sys/net/ipv4/ping_group_range", "0 0")
     return [
-        probe._attempt("icmp", {"host": host, "nonce": NONCE, "raw": raw}, 5)
+        attempt("icmp", {"host": host, "nonce": NONCE, "raw": raw}, 5)
         for host in (_LOOPBACK, "::1")
         for raw in (False, True)
     ]
@@ -145,18 +147,18 @@ def echo_requests() -> list[dict[str, Any]]:
 def handed_over() -> list[str]:
     """A datagram by a next hop: the link address and the destination it went to."""
     fields = {"host": "192.88.99.7", "port": 9, "via": HOP, "device": "near0", "nonce": NONCE}
-    with listening("far0") as sock:
-        probe._attempt("udp", fields, 1)
+    with ear("far0") as sock:
+        attempt("udp", fields, 1)
         sent = [frame for frame in frames(sock) if NONCE.encode() in frame]
     return [f"{frame[:6].hex(':')} {socket.inet_ntoa(frame[30:34])}" for frame in sent]
 
 
 def neighbours() -> dict[str, Any]:
     """Who answers ARP, and the link address that answers are to be expected from."""
-    with listening("far0") as sock:
+    with ear("far0") as sock:
         mac = sock.getsockname()[4].hex(":")
     arp = {"subnet": "10.9.8.0/24", "source": NOBODY, "device": "near0"}
-    return {**probe._attempt("arp", arp, 0.2), "far": mac}
+    return {**attempt("arp", arp, 0.2), "far": mac}
 
 
 def powers() -> dict[str, Any]:
@@ -165,14 +167,14 @@ def powers() -> dict[str, Any]:
     And what it says when one wants to remove what the first may have left.
     """
     raw = {"devices": ["/dev/null", "/dev/bottle-missing"]}
-    filters = probe._attempt("filters", {}, 1)["answers"]
+    filters = attempt("filters", {}, 1)["answers"]
     root = struct.pack("BxxxiIII", 0, socket.if_nametoindex("lo"), 0, 0xFFFFFFFF, 0)
-    table = [(2, 4, probe._attribute(1, b"bottle_probe\0"))]
-    left = [probe._answer(lambda: probe._batch(table, 1)), probe._ask(37, 0, root)]
+    table = [(2, 4, netlink.attribute(1, b"bottle_probe\0"))]
+    left = [answer(lambda: privileged._batch(table, 1)), netlink.ask(37, 0, root)]
     return {
         "filters": filters,
         "left": left,
-        "raw": probe._attempt("raw", raw, 1)["answers"],
+        "raw": attempt("raw", raw, 1)["answers"],
     }
 
 
@@ -180,7 +182,7 @@ def on_the_wire() -> dict[str, Any]:
     """Frames with packets for 127.0.0.1, to a kernel that takes such: who came to its loopback."""
     write("/proc/sys/net/ipv4/conf/all/route_localnet", "1")
     with (
-        listening("far0") as far,
+        ear("far0") as far,
         socket.create_server((_LOOPBACK, 0)) as tcp,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
     ):
@@ -190,21 +192,21 @@ def on_the_wire() -> dict[str, Any]:
         frame["to"] = far.getsockname()[4].hex(":")
         for protocol, sock in (("tcp", tcp), ("udp", udp)):
             order = {**frame, "protocol": protocol, "port": sock.getsockname()[1]}
-            probe._attempt("frame", order, 1)
+            attempt("frame", order, 1)
         said, (peer, _) = udp.recvfrom(100)
         port = tcp.getsockname()[1]
-        rows = probe._half_open([port])
+        rows = listening._half_open([port])
         half_open = [row[1:] for row in rows if row[0] == port]
         return {
             "udp": [said.decode(), peer],
             "tcp": half_open,
-            "other": probe._half_open([port - 1]),
+            "other": listening._half_open([port - 1]),
         }
 
 
 def entered() -> list[str]:
     """What comes of entering the network namespaces of all processes, for who may do it."""
-    return sorted(set(probe._attempt("setns", {}, 1)["answers"].values()))
+    return sorted(set(attempt("setns", {}, 1)["answers"].values()))
 
 
 def alone() -> dict[str, Any]:
@@ -218,7 +220,7 @@ def alone() -> dict[str, Any]:
         "every udp port": every_udp_port(),
         "echo requests": echo_requests(),
         "arp": neighbours(),
-        "changes": probe._attempt("netlink", changes, 1),
+        "changes": attempt("netlink", changes, 1),
         "handed over": handed_over(),
         "powers": powers(),
         "on the wire": on_the_wire(),
@@ -230,11 +232,11 @@ def powerless() -> dict[str, Any]:
     """What needs a right that nobody here has: a user namespace owns no part of our network."""
     enter(0)
     return {
-        "changes": probe._attempt("netlink", {"gateway": _LOOPBACK, "device": "lo"}, 1),
-        "icmp": probe._attempt("icmp", {"host": _LOOPBACK, "nonce": NONCE, "raw": True}, 1),
-        "sweep": probe._attempt("syn-sweep", {**_SWEEP, "ports": [1]}, 1),
-        "arp": probe._attempt("arp", {"subnet": "127.0.0.0/24", "source": _LOOPBACK}, 1),
-        "frame": probe._attempt(
+        "changes": attempt("netlink", {"gateway": _LOOPBACK, "device": "lo"}, 1),
+        "icmp": attempt("icmp", {"host": _LOOPBACK, "nonce": NONCE, "raw": True}, 1),
+        "sweep": attempt("syn-sweep", {**_SWEEP, "ports": [1]}, 1),
+        "arp": attempt("arp", {"subnet": "127.0.0.0/24", "source": _LOOPBACK}, 1),
+        "frame": attempt(
             "frame",
             {
                 **_SWEEP,
@@ -246,7 +248,7 @@ def powerless() -> dict[str, Any]:
             },
             1,
         ),
-        "via": probe._attempt("udp", {**_SWEEP, "port": 9, "via": _LOOPBACK, "device": "lo"}, 1),
+        "via": attempt("udp", {**_SWEEP, "port": 9, "via": _LOOPBACK, "device": "lo"}, 1),
         "powers": powers(),
     }
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from pytest_bottle.backends.engines.netns import linux
 from pytest_bottle.backends.engines.netns.rtnetlink import Netlink
-from pytest_bottle.guest import dnswire, probe
+from pytest_bottle.guest import dnswire
 from tests.alone import FAR, NONCE, cable, enter, write
+from tests.probing import attempt
 
 FAR6 = "fd00:2::2"
 SERVER, NOBODY, GARBLER = "127.0.0.5", "127.0.0.6", "127.0.0.7"
@@ -62,7 +63,7 @@ def frames() -> dict[str, Any]:
             fields = {"host": host, "via": FAR, "device": "near0", "nonce": NONCE, "port": 5300}
             more = {"prefix": "6162", "suffix": "63", "source": 53}
             records += [
-                probe._attempt("frame", {**fields, **more, "protocol": protocol}, 2)
+                attempt("frame", {**fields, **more, "protocol": protocol}, 2)
                 for protocol in ("tcp", "udp", "icmp")
             ]
             data, peer = ear.recvfrom(200)
@@ -79,16 +80,16 @@ def frames() -> dict[str, Any]:
 def nobody_there() -> dict[str, Any]:
     """A next hop that does not answer ARP."""
     fields = {"host": FAR6, "via": "10.9.8.77", "device": "near0", "nonce": NONCE, "port": 1}
-    return probe._attempt("frame", {**fields, "protocol": "udp"}, 0.1)
+    return attempt("frame", {**fields, "protocol": "udp"}, 0.1)
 
 
 def router() -> dict[str, Any]:
     """What a guest makes of the probe's router: one that listens, and one that does not."""
     values = [("net/ipv6/conf/far0/accept_ra", "2"), ("net/ipv6/conf/near0/accept_ra", "0")]
-    setting = probe._attempt("set", {"values": values}, 1)
-    before = probe._attempt("ipv6", {"prefix": PREFIX}, 0.1)
-    sent = probe._attempt("advertise", {"prefix": PREFIX, "lifetime": 60, "device": "near0"}, 1)
-    after = probe._attempt("ipv6", {"prefix": PREFIX}, 5)
+    setting = attempt("set", {"values": values}, 1)
+    before = attempt("ipv6", {"prefix": PREFIX}, 0.1)
+    sent = attempt("advertise", {"prefix": PREFIX, "lifetime": 60, "device": "near0"}, 1)
+    after = attempt("ipv6", {"prefix": PREFIX}, 5)
     return {"set": setting, "before": before, "sent": sent, "after": after}
 
 
@@ -131,7 +132,7 @@ def names() -> dict[str, Any]:
     server.start()
     hosts = [NOBODY, SERVER, GARBLER]
     sweep = {"udp": hosts, "tcp": hosts, "name": "sweep.test"}
-    found = probe._attempt("dns-sweep", sweep, 0.3)
+    found = attempt("dns-sweep", sweep, 0.3)
     asked, server.asked = sorted(server.asked), []
     lookup = {"raw": "raw.test", "name": "library.test"}
     resolved = with_resolv_conf(f"nameserver {SERVER}\nnameserver\n", lookup)
@@ -147,7 +148,7 @@ def with_resolv_conf(text: str, lookup: dict[str, str]) -> dict[str, Any]:
         file.flush()
         linux.attach_tree(linux.clone_tree(file.name), "/etc/resolv.conf")
         try:
-            return probe._attempt("resolve", lookup, 1)
+            return attempt("resolve", lookup, 1)
         finally:
             linux.unmount("/etc/resolv.conf")
 
@@ -170,9 +171,9 @@ def powerless() -> dict[str, Any]:
     enter(0)
     fields = {"host": "::1", "via": "127.0.0.1", "device": "lo", "nonce": NONCE, "port": 1}
     return {
-        "frame": probe._attempt("frame", {**fields, "protocol": "udp"}, 1),
-        "advertise": probe._attempt("advertise", {"prefix": PREFIX, "lifetime": 1}, 1),
-        "ipv6": probe._attempt("ipv6", {}, 1),
+        "frame": attempt("frame", {**fields, "protocol": "udp"}, 1),
+        "advertise": attempt("advertise", {"prefix": PREFIX, "lifetime": 1}, 1),
+        "ipv6": attempt("ipv6", {}, 1),
     }
 
 

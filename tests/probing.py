@@ -1,30 +1,47 @@
-"""Running the probe as the suite does: its source and its orders on standard input."""
+"""Running the probe as the suite does: its program and its orders on standard input."""
 
 from __future__ import annotations
 
 import json
+import pkgutil
 import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.firing import _BOOT, probe_program
+from pytest_bottle.guest import probe
+from pytest_bottle.guest.probe import core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+    from types import ModuleType
 
 NONCE = "0123456789abcdef" * 2
 Record = dict[str, Any]
 
 
+def modules() -> list[ModuleType]:
+    """All modules of the probe, imported."""
+    names = [found.name for found in pkgutil.iter_modules(probe.__path__)]
+    return [import_module(f"{probe.__name__}.{name}") for name in names]
+
+
+def attempt(kind: str, operation: Record, deadline: float = 1.0) -> Record:
+    """Do one operation in this process, whose kernel or library may have been tampered with."""
+    modules()
+    return core.attempt(kind, operation, deadline)
+
+
 def run(
-    orders: bytes, environment: Mapping[str, str] | None = None
+    orders: bytes, kinds: Iterable[str] = (), environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the probe with the given bytes behind its program."""
+    """Run the probe with the given bytes behind its program, which is for these kinds."""
     return subprocess.run(
         [sys.executable, "-I", "-S", "-c", _BOOT],
-        input=probe_program() + orders,
+        input=probe_program(kinds) + orders,
         capture_output=True,
         check=False,
         timeout=60,
@@ -36,7 +53,8 @@ def volley(
     operations: list[Record], deadline: float = 5.0, environment: Mapping[str, str] | None = None
 ) -> list[Record]:
     """Run operations at once; returns every line that the probe wrote, in the order of writing."""
-    done = run(json.dumps({"deadline": deadline, "operations": operations}).encode(), environment)
+    orders = json.dumps({"deadline": deadline, "operations": operations}).encode()
+    done = run(orders, [operation["kind"] for operation in operations], environment)
     assert (done.returncode, done.stderr) == (0, b"")
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.contract import User
 from pytest_bottle.firing import Operation, Volley, fire
-from pytest_bottle.guest.probe import HANDMADE
+from pytest_bottle.guest.probe.direct import HANDMADE
 from pytest_bottle.stimulus import new_nonce
 from pytest_bottle.verdict import Finding, Verdict, combine, judge
 

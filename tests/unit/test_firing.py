@@ -51,9 +51,11 @@ class Guests:
     ) -> ExecResult:
         """Read the orders as the probe would, and leave the rest to the program."""
         assert topology is TOPOLOGY
-        program = probe_program()
+        head, _, rest = stdin.partition(b"\n")
+        sizes = [int(size) for part in head.split()[1:] for size in part.split(b":")[1:]]
+        orders = json.loads(rest[sum(sizes) :])
+        program = probe_program(one["kind"] for one in orders["operations"])
         assert stdin[: len(program)] == program
-        orders = json.loads(stdin[len(program) :])
         with self.lock:
             self.calls.append((vantage, user, argv, timeout))
             self.orders.append(orders)

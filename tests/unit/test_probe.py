@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pytest_bottle
-from pytest_bottle.firing import _BOOT, probe_program
-from pytest_bottle.guest import probe
-from tests.probing import NONCE, ask, never_accepts, nobody_listens, run, volley
+from pytest_bottle.firing import _BOOT, _homes, probe_program
+from pytest_bottle.guest.probe import core, direct, listening, web
+from tests.probing import NONCE, ask, attempt, modules, never_accepts, nobody_listens, run, volley
 from tests.sidecars import silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
     from tests.probing import Record
     from tests.sidecars import Handler, Listen
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 HERE = "127.0.0.1"
 WORDS = b"BOTTLE " + NONCE.encode() + b"\n"
 
-SOURCE = (Path(pytest_bottle.__file__).parent / "guest" / "probe.py").read_bytes()
+PROBE = "pytest_bottle.guest.probe"
+MODULES = modules()
 
 
 @pytest.fixture
@@ -158,8 +160,8 @@ def test_an_error_has_a_cause_or_is_the_probes_own(
     def fail(*_: object) -> Record:
         raise OSError(number, "text") if number else OSError("text")
 
-    monkeypatch.setitem(probe._OPERATIONS, "tcp", fail)
-    assert probe._attempt("tcp", {}, 1.0)["outcome"] == outcome
+    monkeypatch.setitem(core.OPERATIONS, "tcp", fail)
+    assert attempt("tcp", {}, 1.0)["outcome"] == outcome
 
 
 def run_in_process(
@@ -168,7 +170,7 @@ def run_in_process(
     """Run the probe in this process, which may have been tampered with."""
     orders = json.dumps({"deadline": 5, "operations": operations})
     monkeypatch.setattr(sys, "stdin", io.StringIO(orders))
-    probe.main()
+    core.main()
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -207,7 +209,7 @@ def test_a_name_that_does_not_exist_is_a_failure_of_dns(monkeypatch: pytest.Monk
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    record = probe._attempt("http", {"url": "http://missing.test/"}, 1.0)
+    record = attempt("http", {"url": "http://missing.test/"}, 1.0)
     assert record["outcome"] == "dns-failure"
     assert "Name or service not known" in record["detail"]
 
@@ -216,9 +218,9 @@ def test_a_silent_resolver_is_a_failure_of_dns(monkeypatch: pytest.MonkeyPatch) 
     """Nobody waits for the C library's half a minute."""
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: over.wait(30))
-    monkeypatch.setattr(probe, "_RESOLVING", 0.05)
+    monkeypatch.setattr(web, "_RESOLVING", 0.05)
     started = time.monotonic()
-    record = probe._attempt("http", {"url": "http://missing.test/"}, 0.05)
+    record = attempt("http", {"url": "http://missing.test/"}, 0.05)
     over.set()
     assert record["outcome"] == "dns-failure"
     assert time.monotonic() - started < 10
@@ -226,7 +228,7 @@ def test_a_silent_resolver_is_a_failure_of_dns(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_name_that_cannot_exist_is_a_fault_of_the_orders() -> None:
     """No resolver is asked for a label that is too long, so nothing was observed."""
-    record = probe._attempt("http", {"url": f"http://{'a' * 64}.test/"}, 1.0)
+    record = attempt("http", {"url": f"http://{'a' * 64}.test/"}, 1.0)
     assert record["outcome"] == "tool-error"
     assert "label" in record["detail"]
 
@@ -242,7 +244,7 @@ def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch, liste
         return [(2, 1, 6, "", (address, port)) for address in ("127.0.0.99", HERE)]
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
-    record = probe._attempt("http", {"url": f"http://two.test:{port}/"}, 5.0)
+    record = attempt("http", {"url": f"http://two.test:{port}/"}, 5.0)
     assert record["status"] == 204
 
 
@@ -397,7 +399,7 @@ ADDRESSES = st.ip_addresses(v=4).map(str)
 @given(ADDRESSES, ADDRESSES, st.lists(st.integers(1, 65535), min_size=1, max_size=5))
 def test_a_syn_is_whole(source: str, host: str, ports: list[int]) -> None:
     """Header and pseudo header add up to nothing in one's complement (RFC 9293, 3.1)."""
-    packets = list(probe._syns(source, host, ports))
+    packets = list(direct._syns(source, host, ports))
     assert [int.from_bytes(packet[2:4], "big") for packet in packets] == ports
     for packet in packets:
         assert (len(packet), packet[12] >> 4, packet[13]) == (20, 5, 2)
@@ -431,8 +433,8 @@ def test_the_listener_counts_what_its_kernel_received(port: int) -> None:
 
 def test_counters_that_cannot_be_read_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are not nought: nothing can be concluded then."""
-    monkeypatch.setattr(probe, "_RECEIVED", (("tcp", "Tcp:", ("NoSuchCounter",)),))
-    assert probe._counters() == {}
+    monkeypatch.setattr(listening, "_RECEIVED", (("tcp", "Tcp:", ("NoSuchCounter",)),))
+    assert listening._counters() == {}
 
 
 def test_the_state_of_every_process_can_be_read() -> None:
@@ -531,54 +533,164 @@ def test_the_self_test_uses_every_kind_of_stimulus() -> None:
     assert record["records"]["udp"]["echo"]
 
 
-# -- the file itself ----------------------------------------------------------------------------
+# -- the program itself -------------------------------------------------------------------------
+
+#: As a guest runs it, but for what it is to do, which comes as an argument.
+BOOT = _BOOT.replace(f'sys.modules["{PROBE}.core"].main()', "exec(sys.argv[1])")
 
 
-def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    """Every start of the probe pays for its imports; only HTTP needs the large ones."""
-    heavy = {"typing", "dataclasses", "ssl", "http", "urllib", "email", "asyncio", "logging"}
-    code = f"""if True:
-        import sys
-        names = {{"__name__": "probe"}}
-        exec(compile(sys.stdin.read(), "probe", "exec"), names)
-        names["_attempt"]("tcp", {{"host": "255.255.255.255", "port": 9, "nonce": ""}}, 1)
-        print(*sorted({heavy!r} & {{name.partition(".")[0] for name in sys.modules}}))
-    """
+def boot(kinds: list[str], code: str) -> str:
+    """Unpack the program for some kinds as a guest does, and run code instead of the operations."""
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code],
-        input=SOURCE,
+        [sys.executable, "-I", "-S", "-c", BOOT, code],
+        input=probe_program(kinds),
         capture_output=True,
         check=True,
         timeout=30,
     )
-    assert done.stdout == b"\n"
+    return done.stdout.decode()
 
 
-def test_it_is_python_3_8_and_the_standard_library() -> None:
+def sent(kinds: list[str]) -> list[str]:
+    """The names of the modules in a program, in their order."""
+    words = probe_program(kinds).split(b"\n", 1)[0].decode().split()[1:]
+    names = [word.partition(":")[0] for word in words]
+    assert names[:3] == ["pytest_bottle", "pytest_bottle.guest", PROBE]
+    return [name.removeprefix(f"{PROBE}.") for name in names[3:]]
+
+
+def own_imports(module: ModuleType) -> Iterator[ast.ImportFrom]:
+    """What a module imports of the probe, anywhere in it."""
+    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_bytes())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PROBE):
+            yield node
+
+
+def test_each_kind_is_bound_once_where_the_sender_looks_for_it() -> None:
+    """What is found without importing anything is what the modules bind."""
+    kinds = {kind: act.__module__ for kind, act in core.OPERATIONS.items()}
+    assert _homes() == kinds
+    source = "".join(Path(str(module.__file__)).read_text() for module in MODULES)
+    assert source.count("@operation(") == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names"),
+    [
+        ([], ["core"]),
+        (["telepathy"], ["core"]),
+        (["http"], ["core", "web"]),
+        (["tcp"], ["core", "netlink", "direct"]),
+        (["udp", "http", "tcp"], ["core", "netlink", "direct", "web"]),
+        (["selftest"], ["core", "netlink", "direct", "listening", "web", "selftest"]),
+    ],
+)
+def test_a_guest_gets_what_it_is_asked_for(kinds: list[str], names: list[str]) -> None:
+    """Core, the modules of the operations, and what they import, each before who imports it."""
+    assert sent(kinds) == names
+
+
+@pytest.mark.parametrize("home", sorted(set(_homes().values())))
+def test_every_module_starts_alone_and_light(home: str) -> None:
+    """It comes with all that it imports; every start of the probe pays for its imports."""
+    heavy = {"typing", "dataclasses", "ssl", "http", "urllib", "email", "asyncio", "logging"}
+    heavy |= {"subprocess", "shutil", "ctypes", "traceback"}
+    code = f"""if True:
+        from {PROBE} import core
+        print(*sorted({heavy!r} & {{name.partition(".")[0] for name in sys.modules}}))
+        print(*(kind for kind in core.OPERATIONS if core.OPERATIONS[kind].__module__ == {home!r}))
+    """
+    kinds = [kind for kind, its_home in _homes().items() if its_home == home]
+    imported, bound = boot(kinds[:1], code).splitlines()
+    assert imported == ""
+    assert sorted(bound.split()) == sorted(kinds)
+
+
+def test_a_plain_stimulus_imports_nothing_heavy() -> None:
+    """A connection that fails needs nothing that takes its time to import."""
+    heavy = {"typing", "dataclasses", "ssl", "http", "urllib", "email", "asyncio", "logging"}
+    code = f"""if True:
+        from {PROBE}.core import attempt
+        attempt("tcp", {{"host": "255.255.255.255", "port": 9, "nonce": ""}}, 1)
+        attempt("http", {{"url": "http://255.255.255.255/"}}, 1)
+        print(*sorted({heavy!r} & {{name.partition(".")[0] for name in sys.modules}}))
+    """
+    assert boot(["tcp", "http"], code) == "\n"
+
+
+def test_a_guest_without_the_package_has_nothing_else_of_it() -> None:
+    """The stand-ins are packages that hold what was sent: not even an installed package shows."""
+    code = f"""if True:
+        from {PROBE} import core
+        try:
+            from {PROBE} import web
+        except ImportError as error:
+            print(error.name)
+        print(*sorted(name for name in sys.modules if name.startswith("pytest_bottle")))
+    """
+    error, names = boot([], code).splitlines()
+    assert error == PROBE
+    assert names.split() == ["pytest_bottle", "pytest_bottle.guest", PROBE, f"{PROBE}.core"]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_it_is_python_3_8_and_the_standard_library(module: ModuleType) -> None:
     """Any guest with a Python of the last years can run it."""
-    tree = ast.parse(SOURCE, feature_version=(3, 8))
-    modules = {
+    source = Path(str(module.__file__)).read_bytes()
+    tree = ast.parse(source, feature_version=(3, 8))
+    names = {
         name.name if isinstance(node, ast.Import) else node.module
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     }
-    assert {str(module).partition(".")[0] for module in modules} <= sys.stdlib_module_names
+    others = {str(name) for name in names} - {module.__name__ for module in MODULES}
+    assert {name.partition(".")[0] for name in others} <= sys.stdlib_module_names
 
 
-def test_another_interpreter_gets_along_with_the_source() -> None:
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_what_a_module_imports_of_ours_shows_at_its_top(module: ModuleType) -> None:
+    """The sender looks there only; an import in a function would find nothing in a guest."""
+    tops = {
+        line.split()[1]
+        for line in Path(str(module.__file__)).read_text().splitlines()
+        if line.startswith("from ")
+    }
+    tops.add(core.__name__)  # it is sent always, and has the types that checkers ask for
+    assert {str(node.module) for node in own_imports(module)} <= tops
+
+
+@pytest.mark.parametrize("magic", [MAGIC_NUMBER.hex(), "00000000"])
+def test_another_interpreter_gets_along_with_the_source(magic: str) -> None:
     """Compiled code is used only where it fits; with another magic number the source is run."""
-    magic, rest = probe_program().split(b" ", 1)
-    orders = b'{"deadline": 1, "operations": []}'
-    for program in (magic + b" " + rest, b"00000000 " + rest):
+    rest = probe_program(_homes()).split(b" ", 1)[1]
+    orders = {"deadline": 5, "operations": [{"id": "x", "kind": "selftest", "nonce": NONCE}]}
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _BOOT],
+        input=magic.encode() + b" " + rest + json.dumps(orders).encode(),
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    record, last = map(json.loads, done.stdout.splitlines())
+    assert (record["records"]["http"]["status"], last) == (200, {"done": 1})
+
+
+def test_the_source_is_no_part_of_what_a_like_interpreter_runs() -> None:
+    """Where the compiled code fits, compiling the source would be time for nothing."""
+    program = probe_program(["tcp"])
+    source = Path(str(core.__file__)).read_bytes()
+    assert program.count(source) == 1
+    broken = program.replace(source, b"(" * len(source))
+    for magic, status in ((MAGIC_NUMBER.hex().encode(), 0), (b"00000000", 1)):
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _BOOT],
-            input=program + orders,
+            input=magic + b" " + broken.split(b" ", 1)[1] + b'{"deadline": 1, "operations": []}',
             capture_output=True,
-            check=True,
+            check=False,
             timeout=30,
         )
-        assert done.stdout == b'{"done": 0}\n'
+        assert done.returncode == status
 
 
 def test_the_listener_ends_with_the_last_word(port: int) -> None:
@@ -650,8 +762,8 @@ def test_an_abstract_socket_is_reached_and_listed() -> None:
     while (record := ask("unix", name=name))["outcome"] != "connected":
         assert record == {"outcome": "refused", "errno": "ECONNREFUSED", "listed": False}
         assert time.monotonic() < end
-    assert record["listed"]
-    ask("unix", name=name, nonce="enough")
+    # The first that reached it may have looked at the list just before it was there.
+    assert ask("unix", name=name, nonce="enough")["listed"]
     thread.join(5)
     assert records == [{"outcome": "listened", "said": [NONCE, "enough"]}]
 

@@ -36,7 +36,7 @@ def test_an_open_folder_is_told_by_kind_and_place(tmp_path: Path) -> None:
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _BOOT],
-            input=probe_program() + json.dumps(orders).encode(),
+            input=probe_program(["inherited"]) + json.dumps(orders).encode(),
             stdout=subprocess.PIPE,
             pass_fds=[fd],
             check=True,

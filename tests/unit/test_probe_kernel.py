@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_bottle.guest.probe import HANDMADE
+from pytest_bottle.guest.probe.direct import HANDMADE
 from tests.alone import FAR, NEAR, NOBODY, NONCE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,143 @@
+"""Packets made whole and handed to the link: ARP, frames for a next hop, a router's word."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+
+from pytest_bottle.guest.probe.core import Timeout, limit, operation, packed
+from pytest_bottle.guest.probe.direct import HANDMADE, around, checksum, source_of
+from pytest_bottle.guest.probe.ipv6 import own_addresses
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pytest_bottle.guest.probe.core import Operation, Record
+
+#: Where a packet comes from when the guest has no address of the family: some ULA (RFC 4193).
+_SOMEBODY = "fd00:86::86"
+#: Protocol numbers, and where each one's checksum stands in its header.
+_TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
+_CHECKSUMS = {_TCP: 16, _UDP: 6, _ICMP: 2, _ICMPV6: 2}
+
+
+@operation("arp")
+def arp(operation: Operation, deadline: float) -> Record:
+    """Ask for every address of a /24 on the link; report who answers (RFC 826)."""
+    device = operation.get("device", "eth0")
+    base = packed(operation["subnet"].partition("/")[0])[:3]
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as sock:
+        sock.bind((device, 0x0806))
+        mac = sock.getsockname()[4]
+        mine = packed(operation["source"])
+        for number in range(1, 255):
+            target = base + bytes([number])
+            if target != mine:
+                sock.send(_arp_request(mac, mine, target))
+        return {"outcome": "answered", "neighbours": _arp_answers(sock, deadline)}
+
+
+def _arp_request(mac: bytes, mine: bytes, target: bytes) -> bytes:
+    arp = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + mine + b"\0" * 6 + target
+    return b"\xff" * 6 + mac + b"\x08\x06" + arp
+
+
+def _arp_answers(sock: socket.socket, deadline: float) -> dict[str, str]:
+    found, end = {}, time.monotonic() + deadline
+    try:
+        while True:
+            limit(sock, end)
+            frame = sock.recv(256)
+            if frame[20:22] == b"\0\2":
+                found[socket.inet_ntoa(frame[28:32])] = frame[22:28].hex(":")
+    except Timeout:
+        return found
+
+
+@operation("frame")
+def frame(operation: Operation, deadline: float) -> Record:
+    """Hand a packet to the link address of a next hop: no route and no IP stack of ours has a say.
+
+    The link address is ``to``, or that of the address ``via``: one that does not answer ARP is no
+    next hop, then nothing was sent, and nothing is proved. ``sender`` is where it says it is from.
+    """
+    device, host, via = operation.get("device", "eth0"), operation["host"], operation.get("via", "")
+    kind = 0x86DD if ":" in host else 0x0800
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as sock:
+        sock.bind((device, 0x0806))
+        mac = sock.getsockname()[4]
+        if operation.get("to"):
+            hop = bytes.fromhex(operation["to"].replace(":", ""))
+        else:
+            hop = _link_address(sock, mac, via, deadline)
+        source = operation.get("sender")
+        source = source or (_global_address(device) if ":" in host else source_of(via))
+        sock.send(hop + mac + struct.pack("!H", kind) + _datagram(operation, source))
+    return {"outcome": "sent", "hop": hop.hex(":"), "source": source}
+
+
+def _link_address(sock: socket.socket, mac: bytes, address: str, deadline: float) -> bytes:
+    target, end = packed(address), time.monotonic() + deadline
+    sock.send(_arp_request(mac, packed(source_of(address)), target))
+    try:
+        while True:
+            limit(sock, end)
+            answer = sock.recv(256)
+            if answer[20:22] == b"\0\2" and answer[28:32] == target:
+                return answer[22:28]
+    except Timeout:
+        raise RuntimeError(f"{address} does not answer ARP") from None
+
+
+def _global_address(device: str) -> str:
+    """An IPv6 address of ours that others may answer to, or one of nobody's."""
+    for found in own_addresses():
+        if found["device"] == device and found["scope"] == 0:
+            return str(found["address"])
+    return _SOMEBODY
+
+
+def _datagram(operation: Operation, source: str) -> bytes:
+    """A whole IPv4 or IPv6 packet with a bare SYN, a datagram or an echo request in it."""
+    host, data = operation["host"], around(operation, operation["nonce"].encode())
+    ports = (operation.get("source") or HANDMADE, operation["port"])
+    if operation["protocol"] == "tcp":
+        number, body = _TCP, struct.pack("!HHIIBBHHH", *ports, 1, 0, 5 << 4, 2, 1024, 0, 0)
+    elif operation["protocol"] == "udp":
+        number, body = _UDP, struct.pack("!HHHH", *ports, 8 + len(data), 0) + data
+    else:
+        number = _ICMPV6 if ":" in host else _ICMP
+        body = struct.pack("!BBHHH", 128 if ":" in host else 8, 0, 0, os.getpid() & 0xFFFF, 1)
+        body += data
+    return _packet(source, host, number, body)
+
+
+def _packet(source: str, host: str, number: int, body: bytes, hops: int = 64) -> bytes:
+    """Put the IP header before a body, and the checksum into it (RFC 791, RFC 8200, 8.1)."""
+    ends = packed(source) + packed(host)
+    pseudo = b"" if number == _ICMP else ends + struct.pack("!II", len(body), number)
+    at = _CHECKSUMS[number]
+    body = body[:at] + struct.pack("!H", checksum(pseudo + body) or 0xFFFF) + body[at + 2 :]
+    if ":" in host:
+        return struct.pack("!IHBB", 6 << 28, len(body), number, hops) + ends + body
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, hops, number, 0)
+    return head[:10] + struct.pack("!H", checksum(head + ends)) + ends + body
+
+
+@operation("advertise")
+def advertise(operation: Operation, _deadline: float) -> Record:
+    """Say on the link that we are a router and that a prefix is on it (RFC 4861, 4.2 and 4.6.2)."""
+    router, device = "fe80::bad:1", operation.get("device", "eth0")
+    seconds = operation["lifetime"]
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.bind((device, 0))
+        mac = sock.getsockname()[4]
+        body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, seconds, 0, 0)
+        body += struct.pack("!BBBBIII", 3, 4, 64, 0xC0, seconds, seconds, 0)
+        body += packed(operation["prefix"]) + struct.pack("!BB", 1, 1) + mac
+        packet = _packet(router, "ff02::1", _ICMPV6, body, hops=255)
+        for _ in range(operation.get("times", 3)):
+            sock.send(b"\x33\x33\0\0\0\1" + mac + b"\x86\xdd" + packet)
+            time.sleep(0.02)
+    return {"outcome": "sent"}
