@@ -194,7 +194,7 @@ def _wrap_fork() -> None:
 _HEIRS = {"keeper": "helper", "server": "settler", "nursery": "nurseling"}
 _CHILDREN = {
     "serve": "nursery",
-    "Server._be_witness": "witness",
+    "Lab._be_witness": "witness",
     "Fabric.demolish": "undertaker",
 }
 

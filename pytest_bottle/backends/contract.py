@@ -419,7 +419,19 @@ class Engine(Protocol):
         """Delete networks that no guest is attached to."""
 
     def run_guest(self, request: GuestRequest) -> GuestInfo:
-        """Start an idle guest."""
+        """Start an idle guest; nothing may run there until :meth:`settle` has said that it is up.
+
+        Its addresses are known at once.
+        """
+
+    def settle(self, guests: Sequence[str]) -> None:
+        """Wait until guests are up, and what was run or published in them is.
+
+        Threads bring bottles up at once; each settles the guests of its own.
+
+        Raises:
+            BringUpError: one is not, or not within its request's time.
+        """
 
     def remove_guests(self, names: Sequence[str]) -> None:
         """Stop and remove guests; unknown names are no error."""
@@ -447,7 +459,10 @@ class Engine(Protocol):
         """Read what the guest's own command wrote, both streams."""
 
     def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint | None:
-        """Run the reference sidecar in a guest; tell its published port on the machine, if any."""
+        """Run the reference sidecar in a guest; tell its published port on the machine, if any.
+
+        :meth:`settle` waits until it serves.
+        """
 
     def forward(self, guest: str, request: ForwardRequest) -> Endpoint:
         """Publish a guest's port; tell the published port on the machine.

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends import own_sidecar, readiness
@@ -64,16 +65,31 @@ _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _NO_PROXY = "localhost,127.0.0.1,::1"
 
 
+@dataclass
+class _Parts:
+    """What there is of a bottle.
+
+    Attributes:
+        lock: held while something is attached, or all is removed.
+        guests: those at its vantage points.
+        networks: their names, those that may not have come to be as well.
+        alias: where at the host it publishes; empty for nowhere.
+    """
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    guests: dict[Vantage, GuestInfo] = field(default_factory=dict)
+    networks: list[str] = field(default_factory=list)
+    alias: str = ""
+
+
 class EngineBackend:
     """A :class:`~pytest_bottle.backends.contract.Backend` over an engine."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._numbers = itertools.count(1)
-        self._attached: dict[str, dict[Vantage, GuestInfo]] = {}
-        self._networks: dict[str, list[str]] = {}
-        self._aliases: dict[str, str] = {}
-        self._lock = threading.RLock()
+        self._bottles: dict[str, _Parts] = {}
+        self._lock = threading.Lock()  # of the bottles' dict, for a moment at a time
 
     def describe(self) -> BackendInfo:
         """Name the engine and what it makes possible."""
@@ -97,17 +113,19 @@ class EngineBackend:
         self.engine.check(spec)
         name = f"b{next(self._numbers)}"
         try:
-            with self._lock:
-                topology = self._build(name, spec)
+            topology = self._build(name, spec)
             self._complete(topology)
         except BaseException:
             # An engine that is gone took everything with it; what it died of is the error.
-            with self._lock, contextlib.suppress(TransportError):
+            with contextlib.suppress(TransportError):
                 self._remove(name)
             raise
         return topology
 
     def _build(self, name: str, spec: BottleSpec) -> Topology:
+        parts = _Parts()
+        with self._lock:
+            self._bottles[name] = parts
         egress = self._network(name, "egress", spec.egress_subnet)
         internal = self._network(name, "internal", spec.internal_subnet)
         python = self.engine.python(spec)
@@ -123,9 +141,8 @@ class EngineBackend:
             )
         )
         proxy = Endpoint(sidecar.addresses[internal.name], spec.sidecar.port)
-        published = self._published(name, spec)
-        machine = self._serve(sidecar.name, spec, proxy, published)
         environment = {**_agent_environment(proxy), **spec.environment}
+        # Before the sidecar is served: the two guests start beside each other.
         agent = self.engine.run_guest(
             GuestRequest(
                 f"{name}-agent",
@@ -136,7 +153,10 @@ class EngineBackend:
                 rootfs=spec.rootfs,
             )
         )
-        self._attached[name] = {Vantage.AGENT: agent, Vantage.SIDECAR: sidecar}
+        published = self._published(parts, spec)
+        machine = self._serve(sidecar.name, spec, proxy, published)
+        self.engine.settle((sidecar.name, agent.name))
+        parts.guests.update({Vantage.AGENT: agent, Vantage.SIDECAR: sidecar})
         return Topology(
             id=name,
             spec=spec,
@@ -153,12 +173,12 @@ class EngineBackend:
             lacks=_lacks(spec, published),
         )
 
-    def _published(self, bottle: str, spec: BottleSpec) -> Endpoint | None:
+    def _published(self, parts: _Parts, spec: BottleSpec) -> Endpoint | None:
         """Where at the host a port is published: the user's own sidecar has to say which."""
         publish = spec.publish
         if publish is None or not (publish.target or spec.sidecar.is_reference):
             return None
-        return Endpoint(self._alias(bottle, publish), publish.port)
+        return Endpoint(self._alias(parts, publish), publish.port)
 
     def _serve(
         self, guest: str, spec: BottleSpec, proxy: Endpoint, published: Endpoint | None
@@ -237,33 +257,35 @@ class EngineBackend:
 
     def _network(self, bottle: str, role: str, subnet: str) -> NetworkInfo:
         name = f"{bottle}-{role}"
-        self._networks.setdefault(bottle, [])
-        self._networks[bottle].append(name)  # first: it may exist though we never hear of it
+        # First: it may exist though we never hear of it.
+        self._bottles[bottle].networks.append(name)
         return self.engine.create_network(name, internal=role == "internal", subnet=subnet)
 
-    def _alias(self, bottle: str, publish: PublishedPort) -> str:
+    def _alias(self, parts: _Parts, publish: PublishedPort) -> str:
         """Choose a loopback alias: what the specification says, or the first free one.
 
         bot-bottle's pool is 127.0.0.16 to .31 (S23); the spike's .31 comes first.
         """
-        if publish.address is not None:
-            return publish.address
         pool = (f"127.0.{block}.{n}" for block in range(16) for n in range(31, 15, -1))
-        taken = set(self._aliases.values())
-        self._aliases[bottle] = next(alias for alias in pool if alias not in taken)
-        return self._aliases[bottle]
+        with self._lock:
+            taken = {other.alias for other in self._bottles.values()}
+            parts.alias = publish.address or next(alias for alias in pool if alias not in taken)
+            return parts.alias
 
     def down(self, topology: Topology) -> None:
         """Take a bottle down with everything that was attached to it."""
-        with self._lock:
-            self._remove(topology.id)
+        self._remove(topology.id)
 
     def _remove(self, name: str) -> None:
-        attached = self._attached.pop(name, {})
-        self._aliases.pop(name, None)
-        guests = {f"{name}-agent", f"{name}-sidecar"} | {g.name for g in attached.values()}
-        self.engine.remove_guests(sorted(guests))
-        self.engine.delete_networks(self._networks.pop(name, []))
+        parts = self._bottles.get(name)
+        if parts is None:
+            return
+        with parts.lock:  # whoever attaches something now is waited for, and it goes too
+            guests = {f"{name}-agent", f"{name}-sidecar"} | {g.name for g in parts.guests.values()}
+            self.engine.remove_guests(sorted(guests))
+            self.engine.delete_networks(parts.networks)
+            with self._lock:  # last, lest somebody else gets an alias that is still listened on
+                self._bottles.pop(name, None)
 
     # -- vantage points ------------------------------------------------------------
 
@@ -299,28 +321,34 @@ class EngineBackend:
         return list(guest.addresses.values())[-1]
 
     def _guest(self, topology: Topology, vantage: Vantage) -> GuestInfo:
-        with self._lock:
-            attached = self._attached.get(topology.id)
-            if attached is None:
+        parts = self._bottles.get(topology.id) or _Parts()
+        with parts.lock:
+            if self._bottles.get(topology.id) is not parts:
                 raise TransportError(
                     "the bottle is down", where=f"bottle {topology.id}", expected="a running bottle"
                 )
-            if vantage not in attached:
-                attached[vantage] = self._attach(topology, vantage)
-            return attached[vantage]
+            if vantage not in parts.guests:
+                parts.guests[vantage] = self._attach(topology, vantage)
+            return parts.guests[vantage]
 
     def _attach(self, topology: Topology, vantage: Vantage) -> GuestInfo:
         name, rootfs = f"{topology.id}-{vantage.value}", topology.spec.rootfs
         if vantage in (Vantage.PRIVILEGED, Vantage.BYSTANDER):
-            return self.engine.run_guest(
-                GuestRequest(name, (topology.internal.name,), name, rootfs=rootfs)
-            )
-        if vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
+            networks = (topology.internal.name,)
+            request = GuestRequest(name, networks, name, rootfs=rootfs)
+        elif vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
             networks = (topology.egress.name,)
-            return self.engine.run_guest(
-                GuestRequest(name, networks, name, _TRUST, RESOLVER.host, rootfs=rootfs)
-            )
-        raise ConfigurationError("nothing can be attached there", where=vantage.value)
+            request = GuestRequest(name, networks, name, _TRUST, RESOLVER.host, rootfs=rootfs)
+        else:
+            raise ConfigurationError("nothing can be attached there", where=vantage.value)
+        try:
+            guest = self.engine.run_guest(request)
+            self.engine.settle((name,))
+        except BaseException:
+            with contextlib.suppress(TransportError):
+                self.engine.remove_guests((name,))
+            raise
+        return guest
 
     # -- the rest ---------------------------------------------------------------------
 

@@ -9,12 +9,14 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
-from pytest_bottle.backends.contract import Resource, User, Vantage
+from pytest_bottle.backends.contract import Endpoint, Resource, User, Vantage
 from pytest_bottle.backends.engines.netns.canary import LOOPBACK_PORT
+from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.bottle import Bottle
 from pytest_bottle.conformance.mutants.base import NetnsBackend
 from pytest_bottle.errors import BringUpError
@@ -22,6 +24,11 @@ from pytest_bottle.firing import Operation, fire
 from pytest_bottle.spec import BottleSpec, PublishedPort
 from pytest_bottle.stimulus import Icmp, Shot, Tcp
 from tests.family import family_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_bottle.backends.contract import SidecarRequest
 
 
 def without_pids(resources: frozenset[Resource]) -> set[Resource]:
@@ -246,15 +253,90 @@ def test_the_inventory_sees_a_bottle(netns: NetnsBackend) -> None:
     assert kinds == {"process", "namespace", "link", "listener", "file"}
 
 
-def test_a_guest_that_was_too_slow_leaves_nothing(netns: NetnsBackend) -> None:
-    """A guest that is not up in time is removed whole, and its name can be had again."""
+@contextlib.contextmanager
+def stopped_nursery(netns: NetnsBackend) -> Iterator[None]:
+    """Let whoever forks the sidecars of a session do nothing for a while."""
+    family = family_of(netns.netns.client.keeper_pid).processes
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid, _ in family}
+    (nursery,) = (pid for pid, name in names.items() if name == "bottle-nursery")
+    os.kill(nursery, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(nursery, signal.SIGCONT)
+
+
+def test_a_part_that_was_too_slow_leaves_nothing(netns: NetnsBackend) -> None:
+    """A bottle with a part that is not there in time is removed whole; the session goes on."""
     before = netns.inventory()
 
-    with pytest.raises(BringUpError, match="was not ready in time") as caught:
-        netns.up(BottleSpec(timeout=0.000_1))
+    with stopped_nursery(netns), pytest.raises(BringUpError, match="not ready in time") as caught:
+        netns.up(BottleSpec(timeout=0.3))
 
+    assert "the sidecar in b" in caught.value.what
     assert "--bottle-timeout" in caught.value.next_step
     assert netns.inventory() == before
+    with Bottle(netns, BottleSpec()) as bottle:
+        assert bottle.agent.run("true").ok
+
+
+def test_nobody_waits_for_a_part_of_another_bottle(netns: NetnsBackend) -> None:
+    """While a bottle waits for its sidecar, guests start and commands run in others."""
+    with Bottle(netns, BottleSpec()) as bottle, ThreadPoolExecutor() as pool:
+        there = len(netns.netns.pids())
+        with stopped_nursery(netns):
+            waiting = pool.submit(netns.up, BottleSpec())
+            deadline = time.monotonic() + 10
+            while len(netns.netns.pids()) < there + 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            assert netns.exec(bottle.topology, Vantage.OPEN, ["true"], timeout=5).ok
+            assert bottle.agent.run("true", timeout=5).ok
+            assert not waiting.done()
+        netns.down(waiting.result(10))
+
+
+class BreaksOne(NetnsEngine):
+    """An engine whose third bottle has a sidecar that cannot start: its address is not there."""
+
+    def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint | None:
+        """Give the third one's an address of the documentation (RFC 5737)."""
+        if guest == "b3-sidecar":
+            request = request._replace(listen=Endpoint("192.0.2.1", 9099))
+        return super().run_sidecar(guest, request)
+
+
+def test_a_bottle_fails_in_its_own_thread(netns_works: None) -> None:
+    """Of eight bottles at once one fails, in its own words, and the others are whole and apart."""
+    backend = NetnsBackend(BreaksOne())
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            ways_up = [pool.submit(Bottle, backend, BottleSpec()) for _ in range(8)]
+        (error,) = (way.exception() for way in ways_up if way.exception())
+        assert isinstance(error, BringUpError)
+        assert error.what == "the sidecar in b3-sidecar did not start"
+        assert error.seen == "Cannot assign requested address"
+        assert not [r for r in backend.inventory() if "b3-" in r.name]
+
+        bottles = [way.result() for way in ways_up if not way.exception()]
+        topologies = [bottle.topology for bottle in bottles]
+        assert len({topology.published for topology in topologies} - {None}) == 7
+        assert len({t.internal.subnet for t in topologies}) == 7
+        assert len({t.egress.subnet for t in topologies}) == 7
+        statuses = [bottle.agent.fetch("http://allowed.test/").status for bottle in bottles]
+        assert statuses == [200] * 7
+    finally:
+        backend.close()
+
+
+def test_a_vantage_point_is_attached_once(netns: NetnsBackend) -> None:
+    """Threads that first use a vantage point at the same time share one guest there."""
+    with Bottle(netns, BottleSpec()) as bottle, ThreadPoolExecutor(4) as pool:
+        before = netns.inventory()
+        addresses = list(pool.map(netns.address, [bottle.topology] * 4, [Vantage.OPEN] * 4))
+        more = {r.kind: r.name for r in netns.inventory() - before}
+    assert len(set(addresses)) == 1
+    assert sorted(more) == ["file", "link", "namespace", "process"]
 
 
 def test_subnets_run_out_with_an_error(netns: NetnsBackend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
@@ -33,13 +34,15 @@ class OneNetwork(NetnsBackend):
     def __init__(self) -> None:
         super().__init__()
         self._shared: NetworkInfo | None = None
+        self._sharing = threading.Lock()
 
     def _network(self, bottle: str, role: str, subnet: str) -> NetworkInfo:
         if role != "internal":
             return super()._network(bottle, role, subnet)
-        if self._shared is None:
-            self._shared = super()._network(bottle, role, subnet)
-        return self._shared
+        with self._sharing:
+            if self._shared is None:
+                self._shared = super()._network(bottle, role, subnet)
+            return self._shared
 
 
 @mutant("LAT-02")

@@ -102,15 +102,18 @@ class Forwards(NetnsBackend):
 class GivesResolver(NetnsEngine):
     """An engine that names the sidecar as the agent's resolver."""
 
-    _inner = ""
+    def __init__(self) -> None:
+        super().__init__()
+        self._inner: dict[str, str] = {}
 
     def run_guest(self, request: GuestRequest) -> GuestInfo:
         """Start a guest; the sidecar comes before its agent."""
-        if request.name.endswith("-agent"):
-            request = request._replace(resolver=self._inner)
+        bottle, _, part = request.name.partition("-")
+        if part == "agent":
+            request = request._replace(resolver=self._inner.pop(bottle))
         guest = super().run_guest(request)
-        if request.name.endswith("-sidecar"):
-            self._inner = list(guest.addresses.values())[-1]
+        if part == "sidecar":
+            self._inner[bottle] = list(guest.addresses.values())[-1]
         return guest
 
 

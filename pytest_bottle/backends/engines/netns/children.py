@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import os
-import selectors
 import signal
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engines.netns import confine, linux
+from pytest_bottle.backends.engines.netns.answers import Lost, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-#: Seconds a part may take to say that it is there.
-STARTUP = 10.0
-
-
-class Refused(Exception):  # noqa: N818 - an answer
-    """A request that cannot be met, in the keyword fields of an error of the owner's."""
-
-    def __init__(self, **fields: str) -> None:
-        self.fields = fields
-        super().__init__(fields.get("what", ""))
-
-
-class Lost(Refused):
-    """The server cannot go on: it says so, and ends, and everything that it made with it."""
-
-    def __init__(self, **fields: str) -> None:
-        super().__init__(**{**fields, "next_step": "the session is lost; start pytest again"})
-
-
-def words(error: OSError) -> str:
-    """Say what the kernel said, without Python's ornaments."""
-    said = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {said}" if error.filename else said
 
 
 def go_home(fd: int, kind: int) -> None:
@@ -94,6 +69,10 @@ class Children:
         finally:
             os._exit(1)
 
+    def has(self, pid: int) -> bool:
+        """Tell whether a child has yet to be reaped."""
+        return pid in self._ends
+
     def reap(self) -> None:
         """Take every child that has ended."""
         with suppress(ChildProcessError):
@@ -126,84 +105,3 @@ def be_quiet() -> None:
 
 def _nobody_asked(_status: int) -> None:
     """Take note of a child's end that nobody waits for."""
-
-
-class Ready:
-    """A pipe on which a new part says ``ready``, or why it is not."""
-
-    def __init__(self) -> None:
-        self._read, self.write = os.pipe2(os.O_CLOEXEC)
-        self._open = {self._read, self.write}
-
-    def _close(self, fd: int) -> None:
-        if fd in self._open:
-            self._open.discard(fd)
-            os.close(fd)
-
-    def close(self) -> None:
-        """Let go of the pipe; idempotent."""
-        self._close(self._read)
-        self._close(self.write)
-
-    def wait(self, who: str, timeout: float = STARTUP) -> None:
-        """Wait for the word, so many seconds at most; closes the pipe.
-
-        Raises:
-            Refused: the part said something else, nothing, or nothing in time.
-        """
-        self._close(self.write)
-        try:
-            self._wait(who, timeout)
-        finally:
-            self.close()
-
-    def wait_for_exec(self, who: str, timeout: float = STARTUP) -> None:
-        """Wait until the part has exec'd, which closes its end without a word.
-
-        Raises:
-            Refused: it said why not, or nothing happened in time.
-        """
-        self._close(self.write)
-        try:
-            said = _until_closed(self._read, time.monotonic() + timeout)
-        finally:
-            self.close()
-        if said is None:
-            raise _late(who, timeout, "nothing")
-        if said:
-            raise Refused(what=f"{who} did not start", seen=said.decode())
-
-    def _wait(self, who: str, timeout: float) -> None:
-        end, said = time.monotonic() + timeout, b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._read, selectors.EVENT_READ)
-            while said != b"ready":
-                if not selector.select(max(0.0, end - time.monotonic())):
-                    raise _late(who, timeout, said.decode() or "nothing")
-                part = os.read(self._read, 4096)
-                if not part:
-                    raise Refused(
-                        what=f"{who} did not start", seen=said.decode() or "it ended at once"
-                    )
-                said += part
-
-
-def _until_closed(fd: int, end: float) -> bytes | None:
-    said = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(fd, selectors.EVENT_READ)
-        while selector.select(max(0.0, end - time.monotonic())):
-            part = os.read(fd, 4096)
-            if not part:
-                return said
-            said += part
-    return None
-
-
-def _late(who: str, timeout: float, seen: str) -> Refused:
-    return Refused(
-        what=f"{who} was not ready in time",
-        expected=f"its word within {timeout:g} s",
-        seen=seen,
-        next_step="give it more by --bottle-timeout, or free the machine",
-    )

@@ -37,6 +37,7 @@ _ANSWER = 20.0
 _KINDS: dict[str, type[BottleError]] = {
     "network_add": BringUpError,
     "guest_add": BringUpError,
+    "settled": BringUpError,
     "lab": BackendUnavailableError,
     "sidecar": BringUpError,
     "forward": BringUpError,

@@ -21,6 +21,7 @@ from pytest_bottle.backends.contract import (
 )
 from pytest_bottle.backends.engines.netns import rootfs, subnets
 from pytest_bottle.backends.engines.netns import session as sessions
+from pytest_bottle.backends.engines.netns.awaited import Awaited
 from pytest_bottle.backends.engines.netns.client import Client, interpreter
 from pytest_bottle.backends.engines.netns.command import Command, Running
 from pytest_bottle.errors import BackendUnavailableError, BringUpError, ConfigurationError
@@ -72,7 +73,8 @@ class NetnsEngine:
         self._commands: dict[str, Running] = {}
         #: The bridge in H of each network, by the network's name.
         self.bridges: dict[str, str] = {}
-        self._lab_awaited = False
+        self._awaited = Awaited()
+        self._served: set[str] = set()
         try:
             _, (witness, origin) = self.client.call("lab")
         except BaseException:
@@ -128,22 +130,29 @@ class NetnsEngine:
 
     def run_guest(self, request: GuestRequest) -> GuestInfo:
         """Start a guest in namespaces of its own."""
-        answer, _ = self.client.call(
+        answer, (word,) = self.client.call(
             "guest_add",
             name=request.name,
             networks=list(request.networks),
             hostname=request.hostname,
             resolver=request.resolver,
-            timeout=request.timeout,
             rootfs=request.rootfs,
         )
+        who = f"guest {request.name}"
+        self._awaited.add(request.name, who, word, request.timeout, execs=True)
         self._environments[request.name] = request.environment
-        if self._lab_awaited:  # a sidecar is of use when what it leads to is there
-            self._lab.origin.ping()
-            self._lab_awaited = False
         return GuestInfo(
             request.name, {cable["network"]: cable["ipv4"] for cable in answer["cables"]}
         )
+
+    def settle(self, guests: Sequence[str]) -> None:
+        """Hear the word of every part in these guests, here: the server has others to serve."""
+        for guest in guests:
+            self._awaited.wait(guest)
+        self.client.call("settled", names=list(guests))
+        if self._served.intersection(guests):  # a sidecar is of use when what it leads to is there
+            self._lab.origin.ping()
+            self._served.difference_update(guests)
 
     def start(
         self,
@@ -173,13 +182,15 @@ class NetnsEngine:
         """Kill the guests' first processes; the kernel takes the rest."""
         self.client.call("guest_remove", names=list(names))
         for name in names:
+            self._awaited.drop(name)
+            self._served.discard(name)
             self._environments.pop(name, None)
             if name in self._commands:
                 self._commands.pop(name).close()
 
     def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint | None:
-        """Fork the reference sidecar off the server; publish by inherited sockets."""
-        self._lab_awaited = True
+        """Fork the reference sidecar off the nursery; publish by inherited sockets."""
+        self._served.add(guest)
         if request.publish is None:
             self._order("sidecar", [], guest, request)
             return None
@@ -188,7 +199,7 @@ class NetnsEngine:
             return Endpoint(*machine.getsockname())
 
     def forward(self, guest: str, request: ForwardRequest) -> Endpoint:
-        """Fork a forwarder off the server, likewise."""
+        """Fork a forwarder off the nursery, likewise."""
         with _machine_listener(request.machine_port) as machine:
             self._order("forward", [machine.fileno()], guest, request)
             return Endpoint(*machine.getsockname())
@@ -200,8 +211,11 @@ class NetnsEngine:
         guest: str,
         request: SidecarRequest | ForwardRequest,
     ) -> None:
+        self._awaited.wait(guest)  # what enters it must find it made
         fields = {"guest": guest, "publish": [request.publish] if request.publish else []}
-        self.client.call(part, machine, **{**request._asdict(), **fields})
+        _, (word,) = self.client.call(part, machine, **{**request._asdict(), **fields})
+        name = "forwarder" if part == "forward" else part
+        self._awaited.add(guest, f"the {name} in {guest}", word, request.timeout)
 
     def exec(
         self,
@@ -303,6 +317,7 @@ class NetnsEngine:
 
     def close(self, *, keep: bool = False) -> str:
         """End the session, or leave it running and say how to enter and remove it."""
+        self._awaited.close()
         while self._commands:
             self._commands.popitem()[1].close()
         if not keep:

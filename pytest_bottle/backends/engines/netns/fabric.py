@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_bottle.backends.engines.netns import linux
-from pytest_bottle.backends.engines.netns.children import Lost, Refused, go_home
+from pytest_bottle.backends.engines.netns.answers import Lost, Refused
+from pytest_bottle.backends.engines.netns.children import go_home
 from pytest_bottle.backends.engines.netns.rtnetlink import (
     FR_ACT_NOP,
     FR_ACT_PROHIBIT,

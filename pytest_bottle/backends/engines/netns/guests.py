@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.engines.netns import canary, confine, harm, linux
-from pytest_bottle.backends.engines.netns.children import STARTUP, Ready, Refused, go_home, words
+from pytest_bottle.backends.engines.netns.answers import Refused, words
+from pytest_bottle.backends.engines.netns.children import go_home
 from pytest_bottle.backends.engines.netns.fabric import Namespace
+from pytest_bottle.backends.engines.netns.ready import STARTUP, Ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +26,8 @@ AGENT, ROOT, PRIVILEGED = "agent", "root", "privileged"
 HOST = "host"
 PLACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
 _PRIVILEGES = frozenset({linux.CAP_NET_ADMIN, linux.CAP_NET_RAW})
+#: Seconds in which a process whose pipe is closed has a new name, or is a zombie.
+_MOMENT = 1.0
 _SLEEPS = ("/usr/bin/sleep", "/bin/sleep")
 
 
@@ -88,13 +93,21 @@ class Guests:
         self._home_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._guests: dict[str, Guest] = {}
         self._running: dict[str, int] = {}
+        #: Guests that nobody has found idle yet.
+        self._starting: set[str] = set()
 
     def all(self) -> list[Guest]:
         """Every guest that runs."""
         return list(self._guests.values())
 
     def get(self, name: str) -> Guest:
-        """Find a guest; H gets its processes only when somebody asks for it."""
+        """Find a guest; H gets its processes only when somebody asks for it.
+
+        What entered a guest before its first process is confined would not be confined either.
+
+        Raises:
+            Refused: there is none, or its first process did not come to be idle.
+        """
         if name == HOST and HOST not in self._guests:
             self._start_host()
         if name not in self._guests:
@@ -104,12 +117,26 @@ class Guests:
                 expected=", ".join(self._guests) or "a running guest",
                 seen="none of this name",
             )
-        return self._guests[name]
+        guest = self._guests[name]
+        if name in self._starting:
+            if not (self._children.has(guest.pid) and _is_idle(guest.pid)):
+                raise Refused(what=f"guest {name} did not start", seen="it ended at once")
+            self._starting.discard(name)
+        return guest
 
     def _start_host(self) -> None:
         identity = _identity("bottle-host", [], None)
-        host = self._start(HOST, identity, self._fabric.host, [])
-        self._guests[HOST] = host
+        started = self._start(HOST, identity, self._fabric.host, [])
+        try:
+            started.wait_for_exec("guest host")
+            self._start_canaries(self.get(HOST))
+        except BaseException:
+            self.remove([HOST])
+            raise
+        finally:
+            started.close()
+
+    def _start_canaries(self, host: Guest) -> None:
         log = host.open_log()
         ready = Ready()
 
@@ -123,9 +150,6 @@ class Guests:
         try:
             self.run_in(host, (ready.write, log), run)
             ready.wait("the host's canaries")
-        except BaseException:
-            self.remove([HOST])
-            raise
         finally:
             ready.close()
             os.close(log)
@@ -136,12 +160,14 @@ class Guests:
         networks: Iterable[str],
         hostname: str,
         resolver: str | None,
-        timeout: float,
         rootfs: int | None = None,
-    ) -> Guest:
+    ) -> tuple[Guest, Ready]:
         """Start a guest: a network namespace, cables, a file system, an idle first process.
 
         The file system is the template's, or the mount tree ``rootfs``, which stays open here.
+
+        Returns:
+            the guest and its first process's word; :meth:`get` finds it when that has exec'd.
         """
         if name in self._guests:
             raise Refused(what="a guest of this name exists", where=name)
@@ -150,12 +176,12 @@ class Guests:
         try:
             cables = self._fabric.attach(name, space, networks)
             identity = _identity(hostname, cables, resolver)
-            self._guests[name] = self._start(name, identity, space, cables, timeout, rootfs)
+            ready = self._start(name, identity, space, cables, rootfs)
         except BaseException:
             self._fabric.release(name, cables)
             space.close()
             raise
-        return self._guests[name]
+        return self._guests[name], ready
 
     def _start(
         self,
@@ -163,24 +189,21 @@ class Guests:
         identity: confine.Identity,
         space: Namespace,
         cables: list[Attachment],
-        timeout: float = STARTUP,
         rootfs: int | None = None,
-    ) -> Guest:
+    ) -> Ready:
         ready, pid = Ready(), 0
         try:
             pid = self._fork_first(name, identity, space, ready.write, rootfs)
-            ready.wait_for_exec(f"guest {name}", timeout)
-            if not _is_idle(pid):
-                raise Refused(what=f"guest {name} did not start", seen="it ended at once")
-            return Guest(name, os.pidfd_open(pid), pid, space, cables)
+            self._guests[name] = Guest(name, os.pidfd_open(pid), pid, space, cables)
         except BaseException:
+            ready.close()
             if pid:
                 os.kill(pid, signal.SIGKILL)
                 self._children.wait_for(pid)
             _remove_folder(f"{confine.STATE}/guests/{name}")
             raise
-        finally:
-            ready.close()
+        self._starting.add(name)
+        return ready
 
     def _fork_first(
         self,
@@ -226,6 +249,7 @@ class Guests:
         for guest in gone:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(guest.pidfd, signal.SIGKILL)
+        self._starting.difference_update(guest.name for guest in gone)
         for guest in gone:
             self._children.wait_for(guest.pid)
             os.close(guest.pidfd)
@@ -343,11 +367,19 @@ class Guests:
 def _is_idle(pid: int) -> bool:
     """Tell whether a guest's first process has exec'd, as its silence says, and still runs.
 
-    Its pipe closes just so when it ends, a moment before anybody can wait for it.
+    Its pipe closes a moment before its name changes, and just so when it ends, a moment before
+    anybody can wait for it: which of the two it is shows soon.
     """
-    with open(f"/proc/{pid}/comm") as file:
-        has_execed = file.read().strip() == os.path.basename(_SLEEPS[0])
-    return has_execed and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    end = time.monotonic() + _MOMENT
+    while time.monotonic() < end:
+        with open(f"/proc/{pid}/comm") as file:
+            has_execed = file.read().strip() == os.path.basename(_SLEEPS[0])
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return False
+        if has_execed:
+            return True
+        time.sleep(0.000_2)
+    return False
 
 
 def _identity(

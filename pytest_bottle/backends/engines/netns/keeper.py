@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import confine, linux, refusal, server
-from pytest_bottle.backends.engines.netns.children import words
+from pytest_bottle.backends.engines.netns.answers import words
 from pytest_bottle.internet import minter
 
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bottle import _wire
 from pytest_bottle.backends.engines.netns import confine, linux
-from pytest_bottle.backends.engines.netns.children import STARTUP, be_quiet, words
+from pytest_bottle.backends.engines.netns.answers import words
+from pytest_bottle.backends.engines.netns.children import be_quiet
+from pytest_bottle.backends.engines.netns.ready import STARTUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,35 +23,28 @@ from pytest_bottle.backends.engines.netns import (
     refusal,
     residue,
 )
-from pytest_bottle.backends.engines.netns.children import (
-    STARTUP,
-    Children,
+from pytest_bottle.backends.engines.netns.answers import (
     Lost,
-    Ready,
     Refused,
+    failure,
+    nursery_is_gone,
     words,
 )
+from pytest_bottle.backends.engines.netns.children import Children
 from pytest_bottle.backends.engines.netns.fabric import Fabric
-from pytest_bottle.backends.engines.netns.guests import AGENT, HOST, Guests, Users
+from pytest_bottle.backends.engines.netns.guests import HOST, Guests, Users
+from pytest_bottle.backends.engines.netns.lab import Lab
+from pytest_bottle.backends.engines.netns.ready import Ready
 from pytest_bottle.backends.engines.netns.rtnetlink import Rule
 
 #: Seconds for the kernel to take away what a removed guest left; usually 0.03.
 _SETTLE = 2.0
 _Reply = tuple[_wire.Message, tuple[int, ...]]
 _OK: _wire.Message = {"ok": True}
-#: Requests that need not wait until every part that was started has said that it is there.
+#: Requests that need not wait until the lab is there.
 _ON_THE_WAY_UP = ("hello", "lab", "network_add", "guest_add", "sidecar", "forward")
 #: Requests that must not fail because something else did.
 _ON_THE_WAY_DOWN = ("guest_remove", "network_remove", "keep", "kill")
-#: What could not be done, in an error's words.
-_DEEDS = {
-    "network_add": "make a network",
-    "guest_add": "start a guest",
-    "sidecar": "start a sidecar",
-    "forward": "publish a port",
-    "exec": "run a command",
-    "lab": "hand out the lab",
-}
 
 
 def main(
@@ -118,7 +111,6 @@ class Server:
         paths: list[str],
     ) -> None:
         self._control = control
-        self._minter, origin_minter = minters
         self._nursery = nursery_line
         self._children = children
         self._users = Users()
@@ -126,12 +118,8 @@ class Server:
         self._fabric = Fabric(home)
         self._guests = Guests(children, self._fabric, self._users, paths)
         self._undertakers: set[int] = set()
-        #: Parts that have been started and have yet to say that they are there.
-        self._expected: dict[str, tuple[str, Ready, float]] = {}
-        self._expected_lab: dict[str, Ready] = {}
-        self._trusted = False
         self._kept = False
-        self._lab = self._start_lab(origin_minter)
+        self._lab = Lab(children, self._users, self._fabric.lab.fd, nursery_line, minters)
 
     # -- the loop ------------------------------------------------------------------------
 
@@ -175,7 +163,7 @@ class Server:
         name = request.pop("op")
         try:
             if name not in (*_ON_THE_WAY_UP, *_ON_THE_WAY_DOWN):
-                self._await_parts()
+                self._lab.require()
             operation = getattr(self, f"op_{name}")
             reply, reply_fds = operation(request, fds)
         except Lost:
@@ -183,7 +171,7 @@ class Server:
         except Refused as refused:
             reply = {"error": refused.fields}
         except OSError as error:
-            reply = {"error": _failure(name, request, error)}
+            reply = {"error": failure(name, request, error)}
         except Exception as error:  # noqa: BLE001 - one request fails, the session goes on
             reply = {"error": {"what": "the netns engine has a defect", "seen": repr(error)}}
         finally:
@@ -194,7 +182,7 @@ class Server:
         try:
             _wire.send(self._control, reply, reply_fds)
         except OSError as error:  # files cannot be sent: too many are in flight
-            _wire.send(self._control, {"error": _failure(name, request, error)})
+            _wire.send(self._control, {"error": failure(name, request, error)})
         finally:
             for fd in reply_fds:
                 os.close(fd)
@@ -210,71 +198,16 @@ class Server:
 
     # -- the lab ---------------------------------------------------------------------------
 
-    def _start_lab(self, minter: socket.socket) -> tuple[int, int]:
-        lab, user_namespace = self._fabric.lab, self._users.files[0]
-        ours_origin, origin_end = socket.socketpair()
-        server = os.pidfd_open(os.getpid())
-        origins, hearing = Ready(), Ready()
-        self._expected_lab = {"the witness": hearing, "the origins": origins}
-        try:
-            nursery.order_origin(
-                self._nursery,
-                server=server,
-                user_namespace=user_namespace,
-                ready=origins.write,
-                network=lab.fd,
-                control=origin_end.fileno(),
-                minter=minter.fileno(),
-            )
-        except _wire.Closed:
-            raise _nursery_is_gone() from None
-        os.close(server)
-        ours_witness, witness_end = socket.socketpair()
-        keep = (witness_end.fileno(), hearing.write, lab.fd, *self._users.files)
-        self._children.fork(keep, partial(self._be_witness, witness_end, hearing.write))
-        for sock in (origin_end, witness_end, minter):
-            sock.close()
-        return ours_witness.detach(), ours_origin.detach()
-
-    def _be_witness(self, control: socket.socket, ready: int) -> None:
-        from pytest_bottle.internet import witness  # here: beside the way up, on another core
-
-        linux.set_name("bottle-witness")
-        linux.setns(self._fabric.lab.fd, linux.CLONE_NEWNET)
-        packets = witness.open_packet_socket()
-        self._users.become(AGENT)
-        os.write(ready, b"ready")
-        witness.serve(control, packets)
-
     def op_lab(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Hand out the control ends of the witness and the origins.
 
-        The origins answer on theirs once the nursery has imported what they need. We hold the ends
-        as well: a lab that is kept outlives the owner.
+        The origins answer on theirs once the nursery has imported what they need.
         """
-        witness, origins = self._lab
-        first = os.dup(witness)
-        try:
-            return _OK, (first, os.dup(origins))
-        except OSError:
-            os.close(first)
-            raise
+        return _OK, self._lab.ends()
 
     def op_trust(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """Mint the certificate authority, once, and let every guest trust it."""
-        if not self._trusted:
-            try:
-                answer, _ = _wire.call(self._minter, {"op": "ca"}, timeout=STARTUP)
-            except (_wire.Closed, TimeoutError) as error:
-                answer = {"error": f"the minter does not answer: {error!r}"}
-            if "error" in answer:
-                raise Refused(
-                    what="the lab's certificates could not be minted", seen=answer["error"]
-                )
-            path = f"{confine.STATE}/trust/{os.path.basename(confine.TRUST_FILE)}"
-            with open(path, "w") as file:
-                file.write(answer["pem"])
-            self._trusted = True
+        self._lab.trust()
         return {"file": confine.TRUST_FILE}, ()
 
     # -- networks and guests -----------------------------------------------------------------
@@ -326,23 +259,30 @@ class Server:
         return _OK, ()
 
     def op_guest_add(self, request: _wire.Message, _fds: list[int]) -> _Reply:
-        """Start a guest: namespaces, cables, file system, an idle first process."""
+        """Start a guest: namespaces, cables, file system, an idle first process.
+
+        The owner gets the pipe of that process, which closes when it has exec'd; then ``settled``
+        tells whether it is there.
+        """
         rootfs = self._open_rootfs(request["rootfs"]) if request["rootfs"] else None
         try:
-            guest = self._guests.add(
+            guest, ready = self._guests.add(
                 request["name"],
                 request["networks"],
                 request["hostname"],
                 request["resolver"],
-                request["timeout"],
                 rootfs,
             )
         finally:
             if rootfs is not None:
                 os.close(rootfs)
-        if self._expected:
-            self._await_parts()
-        return {"cables": [cable._asdict() for cable in guest.cables]}, ()
+        return {"cables": [cable._asdict() for cable in guest.cables]}, (ready.hand_over(),)
+
+    def op_settled(self, request: _wire.Message, _fds: list[int]) -> _Reply:
+        """Say that guests are there, whose words the owner has heard, and the lab with them."""
+        for name in request["names"]:
+            self._guests.get(name)
+        return _OK, ()
 
     def _open_rootfs(self, path: str) -> int:
         """Take the mount tree of a folder of the machine, which only the nursery still sees."""
@@ -350,7 +290,7 @@ class Server:
         try:
             return nursery.order_tree(self._nursery, path)
         except _wire.Closed:
-            raise _nursery_is_gone() from None
+            raise nursery_is_gone() from None
         except OSError as error:
             raise Refused(
                 what="a rootfs cannot be opened",
@@ -363,9 +303,6 @@ class Server:
 
     def op_guest_remove(self, request: _wire.Message, _fds: list[int]) -> _Reply:
         """Stop guests and remove every trace of them."""
-        for name in request["names"]:
-            if name in self._expected:
-                self._expected.pop(name)[1].close()
         self._guests.remove(request["names"])
         return _OK, ()
 
@@ -401,7 +338,8 @@ class Server:
     def op_sidecar(self, request: _wire.Message, fds: list[int]) -> _Reply:
         """Run the reference sidecar in a guest, on its internal address and published sockets.
 
-        If it does not start, the next request says so.
+        The owner gets the pipe on which it says that it is there, or why not: the nursery may still
+        be importing, and others want to be served.
         """
         more = {"config": request["config"], "listen": request["listen"]}
         return self._order("sidecar", more, request, fds)
@@ -420,6 +358,7 @@ class Server:
             log = guest.open_log()
             stack.callback(os.close, log)
             ready = Ready()
+            stack.callback(ready.close)
             try:
                 nursery.order(
                     self._nursery,
@@ -430,25 +369,9 @@ class Server:
                     log=log,
                     published=[*fds, *(sock.fileno() for sock in published)],
                 )
-            except BaseException as error:
-                ready.close()
-                if isinstance(error, _wire.Closed):
-                    raise _nursery_is_gone() from None
-                raise
-        # The nursery may still be importing: its word is awaited behind the next guest's start.
-        self._expected[guest.name] = f"the {part} in {guest.name}", ready, request["timeout"]
-        return _OK, ()
-
-    def _await_parts(self) -> None:
-        for who, ready in list(self._expected_lab.items()):
-            try:
-                ready.wait(who)
-            except Refused as refused:  # no bottle of this session could prove anything
-                raise Lost(**refused.fields) from refused
-            del self._expected_lab[who]
-        for name in list(self._expected):
-            who, ready, timeout = self._expected.pop(name)
-            ready.wait(who, timeout)
+            except _wire.Closed:
+                raise nursery_is_gone() from None
+            return _OK, (ready.hand_over(),)
 
     def _listen_at_host(self, address: str, port: int) -> socket.socket:
         with self._fabric.host.entered():
@@ -517,23 +440,3 @@ class Server:
         self._bury()
         while self._fabric.still_dying() and time.monotonic() < end:
             time.sleep(0.002)
-
-
-def _failure(operation: str, request: _wire.Message, error: OSError) -> dict[str, str]:
-    """Say what could not be done, about which part, and what the kernel said."""
-    about = request.get("name") or request.get("guest") or ""
-    return {
-        "what": f"the netns engine could not {_DEEDS.get(operation, f'do {operation!r}')}",
-        "where": str(about),
-        "expected": "system calls that succeed",
-        "seen": words(error),
-        "next_step": "free what this machine is short of, or raise its limit",
-    }
-
-
-def _nursery_is_gone() -> Refused:
-    return Refused(
-        what="the nursery of sidecars is gone",
-        seen="its line is closed",
-        next_step="the session is lost; start pytest again",
-    )

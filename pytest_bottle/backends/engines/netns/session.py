@@ -46,8 +46,12 @@ class Session(NamedTuple):
 
     @classmethod
     def of(cls, mark: str, keeper: int, owner: int) -> Session:
-        """Identify a session whose processes are there, the keeper perhaps as a zombie only."""
-        return cls(mark, *(Process(pid, _start(pid)) for pid in (keeper, owner)))
+        """Identify a session whose processes are there, the keeper perhaps as a zombie only.
+
+        Raises:
+            OSError: the machine does not tell when they started; nobody could tell it from others.
+        """
+        return cls(mark, *(Process(pid, _read_start(pid)) for pid in (keeper, owner)))
 
     @classmethod
     def parse(cls, text: str) -> Session:
@@ -168,9 +172,14 @@ def _look(pid: int) -> _Seen | None:
 
 def _start(pid: int) -> int:
     """When a process started; 0 if there is none, a zombie's counts."""
-    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[19])
+    with suppress(OSError):
+        return _read_start(pid)
     return 0
+
+
+def _read_start(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[19])
 
 
 def _pids() -> list[int]:
