@@ -52,7 +52,7 @@ class Queries(Leaky):
         self.give_default_route(topology)
 
 
-@mutant("DNS-01-M2", also={"IP6-01"})
+@mutant("DNS-01-M2", also={"HST-01", "IP6-01"})
 class QueriesOfVersion6(Version6):
     """UDP to port 53 of any IPv6 address gets out, and nothing over IPv4."""
 
@@ -112,7 +112,7 @@ class GivesResolver(NetnsEngine):
         return guest
 
 
-@mutant("DNS-03", also={"DNS-04", "NET-03"})
+@mutant("DNS-03", also={"DNS-04", "NET-03", "PXY-18"})
 class EmbeddedResolver(Forwards):
     """The agent's own resolver, at the sidecar, asks upstream for whatever it is asked."""
 
@@ -125,14 +125,25 @@ class EmbeddedResolver(Forwards):
         return topology._replace(resolvers=(topology.sidecar_address,))
 
 
-@mutant("DNS-04")
+@mutant("DNS-04", also={"HST-01"})
 class ResolverOfTheBridge(Forwards):
-    """The bridge's own address forwards queries, and nobody told the agent of it."""
+    """The bridge's own address forwards queries, and nobody told the agent of it.
+
+    Nothing at H hears an internal network to which H has no way back: so it is given one.
+    """
 
     def up(self, spec: BottleSpec) -> Topology:
         topology = super().up(spec)
+        self.netns.configure("host", [["rule", self._way_back(topology)]])
         self.forward(topology, "host", topology.internal.gateway)
         return topology
+
+    def down(self, topology: Topology) -> None:
+        self.netns.configure("host", [["delete_rule", self._way_back(topology)]])
+        super().down(topology)
+
+    def _way_back(self, topology: Topology) -> dict[str, object]:
+        return Rule(10, iif="lo", to=topology.internal.subnet)._asdict()
 
 
 class NamesTheSidecar(NetnsEngine):
