@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -193,11 +192,8 @@ def sibling_of(
     bottle: Bottle, request: pytest.FixtureRequest, backend: Backend, settings: Settings
 ) -> Iterator[Bottle]:
     """Bring up a second bottle of the same specification, but for what two cannot share."""
-    spec = bottle.topology.spec
-    publish = spec.publish and replace(spec.publish, address=None, machine_port=0)
-    twin = replace(spec, publish=publish, internal_subnet="", egress_subnet="")
     with make_bottles(request, backend, settings) as maker:
-        yield maker.make(twin)
+        yield maker.make(bottle.topology.spec.spare)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import DenialForm
@@ -269,6 +269,12 @@ class BottleSpec:
         self._check_origin()
         self._check_networks()
         self._check_target()
+
+    @property
+    def spare(self) -> BottleSpec:
+        """What a further bottle like this one is: what two cannot share is chosen anew."""
+        publish = self.publish and replace(self.publish, address=None, machine_port=0)
+        return replace(self, publish=publish, internal_subnet="", egress_subnet="")
 
     def _check_origin(self) -> None:
         if self.image and self.rootfs:

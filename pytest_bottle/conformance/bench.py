@@ -62,8 +62,7 @@ class Bench:
     @property
     def spare(self) -> BottleSpec:
         """What a further bottle is: networks and published address are the backend's choice."""
-        port = self.spec.publish and replace(self.spec.publish, address=None, machine_port=0)
-        return replace(self.spec, publish=port, internal_subnet="", egress_subnet="")
+        return self.spec.spare
 
     @property
     def sibling(self) -> Topology:

@@ -103,3 +103,16 @@ def _broken_request(operation: Operation, record: Record, sidecar: str) -> str:
     }
     got = {key: origin.get(key) for key in sent}
     return "" if got == sent else f"{name}: the origin got {got}, not {sent}"
+
+
+def unseen_link(evidence: Evidence) -> str:
+    """Say that the look at the internal network failed; empty if it found the sidecar there.
+
+    Who else is on it is then unknown, and not nobody.
+    """
+    sidecar = evidence.plan.topology.sidecar_address
+    if sidecar in evidence.plan.neighbours:
+        return ""
+    return (
+        f"by ARP the privileged probe does not even find the sidecar {sidecar} on its own network"
+    )

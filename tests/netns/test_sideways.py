@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -115,6 +117,74 @@ class DeafWithin(NetnsBackend):
         if b'"id": "listener at' in stdin:
             raise TransportError("no listener today", where=vantage.value)
         return super().exec(topology, vantage, argv, stdin=stdin, user=user, **more)
+
+
+class LateFallback(Leaky):
+    """Two seconds after the loss of a sidecar the agent gets a way out of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost: dict[str, float] = {}
+
+    def weaken(self, topology: Topology) -> None:
+        """Leave the bottle sound, for now."""
+
+    def fault(self, topology: Topology, fault: Fault) -> None:
+        """Remember when."""
+        super().fault(topology, fault)
+        self._lost[topology.id] = time.monotonic()
+
+    def exec(
+        self,
+        topology: Topology,
+        vantage: Vantage,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        user: User = User.AGENT,
+        **more: Any,
+    ) -> ExecResult:
+        """Open the way before whatever the agent does first when the time has come."""
+        due = time.monotonic() - self._lost.get(topology.id, math.inf) > 2
+        if due and vantage is Vantage.AGENT and self._lost.pop(topology.id, 0.0):
+            self.open_gateway(topology)
+            self.give_default_route(topology)
+        return super().exec(topology, vantage, argv, stdin=stdin, user=user, **more)
+
+
+class BlindToTheLink(NetnsBackend):
+    """The look at who else is on the internal network finds nobody."""
+
+    def exec(
+        self,
+        topology: Topology,
+        vantage: Vantage,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        user: User = User.AGENT,
+        **more: Any,
+    ) -> ExecResult:
+        """Fail where it is looked at."""
+        if b'"kind": "arp"' in stdin:
+            raise TransportError("no look at the link today", where=vantage.value)
+        return super().exec(topology, vantage, argv, stdin=stdin, user=user, **more)
+
+
+def test_a_way_that_opens_late_is_found() -> None:
+    """LIFE-02 is violated by a watchdog that takes its time."""
+    with pytest.raises(Violation) as caught:
+        run(LateFallback(), "LIFE-02")
+
+    assert "round 1 as" not in caught.value.seen
+    assert re.search(r"tcp/443 after the order to .*, round [34] as agent", caught.value.seen)
+
+
+@pytest.mark.parametrize("identity", ["DNS-04", "HST-02"])
+def test_a_link_that_was_not_looked_at_proves_nothing(identity: str) -> None:
+    """Who asks everybody on the link has to know who is there; silence of nobody is no pass."""
+    with pytest.raises(Inconclusive, match="does not even find the sidecar"):
+        run(BlindToTheLink(), identity)
 
 
 def test_a_host_that_only_hears_is_found_out() -> None:

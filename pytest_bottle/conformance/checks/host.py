@@ -6,7 +6,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
-from pytest_bottle.conformance import encounters
+from pytest_bottle.conformance import conditions, encounters
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.encounters import Party, attempt, knocks
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
@@ -45,9 +45,10 @@ def _settle(
     port: int,
     callers: list[tuple[Vantage, str]],
     addresses: list[str],
+    doubt: str = "",
 ) -> str:
     """Make the attempts while the host's canary listens, and judge them by who came to it."""
-    why = bench.unmet()
+    why = bench.unmet() or doubt
     canary = encounters.Post(
         *(bench.backend, bench.topology, Vantage.HOST, port), callers=callers, addresses=addresses
     )
@@ -183,7 +184,9 @@ def host_loopback_is_unreachable(bench: Bench) -> str:
     hosts = (*_TRANSLATED, topology.internal.gateway, topology.egress.gateway)
     tries = [one for host in hosts for one in _attempts_on(bench, host, port)]
     tries += [*_by_alias(bench, port), *_on_the_wire(bench, port)]
-    return _settle(bench, tries, port, [(Vantage.HOST, host) for host in here], here)
+    callers = [(Vantage.HOST, host) for host in here]
+    # TCP to everybody's link address is dropped by any host: the gateway's own must be known.
+    return _settle(bench, tries, port, callers, here, conditions.unseen_link(bench.evidence))
 
 
 _NEEDS = frozenset({Feature.PUBLISH, Feature.HOST_EXEC})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from pytest_bottle.internet.records import Heard
 
 #: How often the agent tries everything after a fault, and the seconds that each try may take.
-_ROUNDS, _DEADLINE = 3, 0.3
+_ROUNDS, _DEADLINE = 4, 0.3
+#: Seconds from one round to the next: who opens a way may look only now and then whether to.
+_INTERVAL = 1.0
 #: Seconds within which the use of a dead proxy must have failed: to connect and to read may take a
 #: deadline each, and the machine may be slow.
 _BOUND = 2 * _DEADLINE + 1.0
@@ -151,9 +154,10 @@ def _suffer(bench: Bench, fault: Fault) -> _Aftermath:
         why = _works(backend, topology)
         services = _services(backend, topology)
         backend.fault(topology, fault)
-        fallen = backend.internet.mark()
+        fallen, begun = backend.internet.mark(), time.monotonic()
         why = why or _doubt(backend, topology, fault, services)
         for number in range(1, _ROUNDS + 1):
+            time.sleep(max(0.0, begun + (number - 1) * _INTERVAL - time.monotonic()))
             more = _try(bench, fault, number)
             operations = [*map(Operation.of, (*more.shots, *more.mirrors)), *more.fetches]
             merge(volley, fire(backend, topology, operations, _DEADLINE))
@@ -246,7 +250,8 @@ def losing_the_sidecar_fails_closed(bench: Bench) -> str:
     broken = [text for text in broken if not text.endswith(": ")]
     if broken or combine(findings.values()) is not Verdict.PASSED:
         raise bench.inconclusive("; ".join(broken) or f"no usable record: {findings}")
-    return "; ".join(f"{one.fault.value}: {_causes(one)}" for one in everything)
+    told = "; ".join(f"{one.fault.value}: {_causes(one)}" for one in everything)
+    return f"{told}; each tried {_ROUNDS} times in {(_ROUNDS - 1) * _INTERVAL:g} s"
 
 
 def _causes(one: _Aftermath) -> str:

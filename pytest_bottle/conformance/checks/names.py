@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
+from pytest_bottle.conformance import conditions
 from pytest_bottle.conformance.checks.ipv6 import block_frame
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
@@ -229,6 +230,9 @@ def no_recursion_nearby(bench: Bench) -> str:
     if found - declared:
         raise bench.violation(f"resolvers that nobody declared: {', '.join(sorted(found))}")
     _require_lookups_heard(bench)
+    unseen = conditions.unseen_link(bench.evidence)
+    if unseen:
+        raise bench.inconclusive(f"not everybody was asked: {unseen}")
     for operation in operations:
         _record(bench, operation)
     _require_far_sweep(bench)

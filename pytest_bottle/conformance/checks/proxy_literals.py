@@ -20,7 +20,7 @@ from pytest_bottle.spec import EgressRoute
 from pytest_bottle.stimulus import new_nonce
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
     from pytest_bottle.backends.contract import Topology
@@ -45,6 +45,8 @@ _FAR = (
 _OWN = ("127.0.0.1", "0.0.0.0", "::1", "::ffff:127.0.0.1")
 #: Nothing can be sent to these without more than an address (RFC 4291 section 2.5.6), or by TCP.
 _ROUTELESS = frozenset({"224.0.0.7", "fe80::7"})
+#: A name that no other bottle lists. Like an outward address beside it, it is listed with them.
+_LISTED = "listed.test"
 #: Seconds for a guest's listener at the most; a word ends it.
 _LISTENING = 20.0
 #: What a listener hears from beside it, first and last.
@@ -74,14 +76,16 @@ def inward_literals_are_refused(bench: Bench) -> str:
     """Even when the policy text would allow them, the sidecar does not dial its own or internal
     addresses unless the bottle says so explicitly.
     """
-    bench.backend.internet.listen(tcp=[_PORT])
-    with bench.another(_permissive(bench.spare)) as topology:
-        return _judge(bench, topology, _literals(bench, topology))
+    internet = bench.backend.internet
+    internet.listen(tcp=[_PORT])
+    outward = (internet.fresh_address(), _LISTED)
+    with bench.another(_permissive(bench.spare, outward)) as topology:
+        return _judge(bench, topology, _literals(bench, topology), outward)
 
 
-def _permissive(spec: BottleSpec) -> BottleSpec:
+def _permissive(spec: BottleSpec, outward: Iterable[str]) -> BottleSpec:
     """List every literal; the reference sidecar is told that all hosts will do, besides."""
-    hosts = (*_FAR, *_OWN, *((ANY_HOST,) if spec.sidecar.is_reference else ()))
+    hosts = (*outward, *_FAR, *_OWN, *((ANY_HOST,) if spec.sidecar.is_reference else ()))
     routes = (EgressRoute(host, (_PORT,)) for host in hosts)
     return dataclasses.replace(spec, egress=(*spec.egress, *routes))
 
@@ -99,16 +103,17 @@ def _doors(bench: Bench) -> list[_Door]:
     return doors
 
 
-def _judge(bench: Bench, topology: Topology, literals: list[str]) -> str:
+def _judge(bench: Bench, topology: Topology, literals: list[str], outward: tuple[str, ...]) -> str:
     backend = bench.backend
     controls = {literal: new_nonce() for literal in literals}
     with _listening(bench, topology) as visits:
         direct = fire(backend, topology, [_direct(h, nonce) for h, nonce in controls.items()])
         opened = backend.internet.mark()
-        asked = _asked(topology, literals)
-        answers = fire(backend, topology, [asked])
+        asked, listed = _asked("PXY-10", topology, literals), _asked("listed", topology, outward)
+        answers = fire(backend, topology, [asked, listed])
     _require_silence(bench, visits, set(controls.values()), opened, literals)
     reached = [host for host in literals if direct.echo(_direct(host, "").name)]
+    _require_listed(bench, listed, answers, opened)
     _require_controls(bench, asked, answers, direct, reached)
     rest = [host for host in literals if host not in reached]
     note = f"{len(reached)} addresses that answer the sidecar itself, by CONNECT and GET: none"
@@ -121,7 +126,7 @@ def _direct(host: str, nonce: str) -> Operation:
     return Operation(f"PXY-10 {host} (sidecar, direct)", Vantage.SIDECAR, what)
 
 
-def _asked(topology: Topology, literals: list[str]) -> talks.Conversations:
+def _asked(name: str, topology: Topology, literals: Iterable[str]) -> talks.Conversations:
     """Ask for each literal by CONNECT and by GET, and for nothing else."""
     held = []
     for literal in literals:
@@ -130,12 +135,12 @@ def _asked(topology: Topology, literals: list[str]) -> talks.Conversations:
         authority = f"{host}:{_PORT}".encode()
         field, words = b"Host: " + authority, b"BOTTLE %s\n" % nonce.encode()
         url = b"http://%s/%s" % (authority, nonce.encode())
-        for name, steps in (
+        for form, steps in (
             (f"CONNECT {host}", connect(authority, words, field)),
             (f"GET {host}", request(url, field)),
         ):
-            held.append(Talk(name, topology.proxy, steps, nonce))
-    return talks.conversations("PXY-10", held)
+            held.append(Talk(form, topology.proxy, steps, nonce))
+    return talks.conversations(name, held)
 
 
 # -- listeners inside ------------------------------------------------------------------------------
@@ -234,3 +239,21 @@ def _require_controls(
         )
     if bench.unmet():
         raise bench.inconclusive(bench.unmet())
+
+
+def _require_listed(
+    bench: Bench, listed: talks.Conversations, answers: Volley, opened: Mark
+) -> None:
+    """The control: what is listed beside the literals is dialled, so the list is the sidecar's.
+
+    One that has a list of its own refuses all of them alike, and nobody knows what it would do if
+    its list had them. A name will do: an address as such may be refused.
+    """
+    records = bench.backend.internet.heard(opened).records
+    if not any(talk.nonce.encode() in r.payload for talk in listed.talks for r in records):
+        found = answers.records.get(listed.name, {}).get("talks", {})
+        seen = {name: str(one.get("answers") or one)[:60] for name, one in found.items()}
+        raise bench.inconclusive(
+            "the sidecar does not let through what this bottle's routes list, so that its policy "
+            f"never allowed a literal (does it read BOTTLE_ROUTES?): {seen or answers.failures}"
+        )

@@ -134,7 +134,7 @@ class EmbeddedResolver(Forwards):
 class ResolverOfTheBridge(Forwards):
     """The bridge's own address forwards queries, and nobody told the agent of it.
 
-    For that a service of H has to be reachable from the internal network.
+    Nothing at H hears an internal network to which H has no way back: so it is given one.
     """
 
     def up(self, spec: BottleSpec) -> Topology:
