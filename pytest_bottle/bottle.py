@@ -116,9 +116,17 @@ class Guest:
             environment: variables on top of the guest's own.
 
         Raises:
+            ConfigurationError: it is not given as texts, or not at all.
             DeadlineError: it was killed; the error holds its output so far.
             TransportError: it could not be run, because it does not exist for example.
         """
+        if not argv or not all(isinstance(word, str) for word in argv):
+            raise ConfigurationError(
+                "a command cannot be read",
+                where="run",
+                expected='texts, each an argument of its own, such as run("id", "-u")',
+                seen=f"run({', '.join(map(repr, argv))})",
+            )
         self._backend.trust()  # the command may speak TLS to the lab
         return self._backend.exec(
             self._topology,
@@ -152,9 +160,17 @@ class Guest:
             timeout: seconds for each step.
 
         Raises:
+            ConfigurationError: the URL is none of these.
             FetchError: no HTTP answer came; its ``cause`` says why.
             TransportError: the fetch could not be run.
         """
+        if not url.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                "a URL cannot be read",
+                where="fetch",
+                expected="http:// or https://, such as https://allowed.test/",
+                seen=repr(url),
+            )
         if url.startswith("https:"):
             self._backend.trust()
         what = {"kind": "http", "url": url, "method": method, "proxy": proxy}
@@ -178,8 +194,20 @@ class Guest:
         Args:
             stimulus: :class:`~pytest_bottle.stimulus.Tcp`, ``Udp`` or ``Icmp``.
             deadline: seconds to wait for an answer.
+
+        Raises:
+            ConfigurationError: it is no stimulus.
         """
         from pytest_bottle.inquiry import inquire
+        from pytest_bottle.stimulus import Stimulus
+
+        if not isinstance(stimulus, Stimulus):
+            raise ConfigurationError(
+                "a stimulus cannot be read",
+                where="probe",
+                expected='a Tcp, Udp or Icmp, such as Tcp("203.0.113.7", 443)',
+                seen=repr(stimulus),
+            )
 
         return inquire(self._backend, self._topology, self._vantage, stimulus, deadline)
 

@@ -32,6 +32,8 @@ def put_on(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[N
     verdict = _verdict(report, check, error)
     if verdict:
         report.bottle = _facts(item, check, verdict)  # type: ignore[attr-defined]
+    if isinstance(error, NotSupported) and check:
+        report.bottle["note"] = error.seen
 
 
 def _refuse_excuse(report: pytest.TestReport, item: pytest.Item) -> None:

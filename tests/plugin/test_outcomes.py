@@ -30,7 +30,7 @@ ENDS = {
     "CTL-02": lambda: 1 / 0,
     "NET-01": lambda: (_ for _ in ()).throw(Violation("NET-01 VIOLATED: it leaks")),
     "NET-02": lambda: (_ for _ in ()).throw(Inconclusive("NET-02 INCONCLUSIVE: who knows")),
-    "NET-03": lambda: (_ for _ in ()).throw(NotSupported("NET-03 is not supported")),
+    "NET-03": lambda: (_ for _ in ()).throw(NotSupported("not supported", seen="without x")),
 }
 
 def test_mine(bottle_check, request):
@@ -189,6 +189,7 @@ def test_six_counts(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None
             "VIOLATED      NET-01  *",
             "INCONCLUSIVE  NET-02  *",
             "NOT SUPPORTED NET-03  *",
+            "              *without x",
             f"{passed} passed, 1 violated, 2 inconclusive, 1 not supported, 1 not run, 0 waived",
         ]
     )
