@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_bottle.backends.engine_backend import EngineBackend
+from pytest_bottle.backends.engines.netns.client import Client
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
 
@@ -77,6 +78,19 @@ class Leaky(NetnsBackend, abc.ABC):
         """Let the agent itself use the gateway."""
         route = ["route", "0.0.0.0/0", {"via": topology.internal.gateway}]
         self.netns.configure(topology.agent.name, [route])
+
+
+def patched(code: str) -> NetnsBackend:
+    """Open a backend whose session runs a line of code before its own.
+
+    It runs in the keeper, which every process of the session descends from.
+    """
+    before, after = Client.boot.split("gc.enable()")
+
+    class Patched(Client):
+        boot = f"{before}{code}; gc.enable(){after}"
+
+    return NetnsBackend(NetnsEngine(Patched()))
 
 
 _M = TypeVar("_M", bound="Callable[[], NetnsBackend]")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import ExecResult, User, Vantage
-from pytest_bottle.backends.engines.netns.client import Client
-from pytest_bottle.backends.engines.netns.engine import NetnsEngine
-from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant
+from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,35 +63,21 @@ class RawRoot(PowerfulRoot):
         )
 
 
-class _Careless(Client):
-    """A session whose processes may gain by an exec."""
-
-    boot = (
-        "import sys; sys.path.extend(sys.argv[4:]); "
-        "from pytest_bottle.backends.engines.netns import linux; "
-        "linux.forbid_new_privileges = lambda: None; "
-    ) + Client.boot
-
-
 @mutant("PRV-06")
 def new_privileges() -> NetnsBackend:
     """Nobody sets no_new_privs."""
-    return NetnsBackend(NetnsEngine(_Careless()))
-
-
-class _Leaking(Client):
-    """A session that hands an open folder of the machine to every process."""
-
-    boot = (
-        "import os, sys; sys.path.extend(sys.argv[4:]); "
-        "from pytest_bottle.backends.engines.netns import confine; "
-        "leak = os.dup2(os.open('/', os.O_RDONLY | os.O_DIRECTORY), 99); "
-        "close = confine.close_all_but; "
-        "confine.close_all_but = lambda keep: close((*keep, leak)); "
-    ) + Client.boot
+    return patched(
+        "from pytest_bottle.backends.engines.netns import linux; "
+        "linux.forbid_new_privileges = lambda: None"
+    )
 
 
 @mutant("PRV-06-M2")
 def leaked_folder() -> NetnsBackend:
     """A folder of the machine is open in the agent (CVE-2024-21626)."""
-    return NetnsBackend(NetnsEngine(_Leaking()))
+    return patched(
+        "import os; from pytest_bottle.backends.engines.netns import confine; "
+        "leak = os.dup2(os.open('/', os.O_RDONLY | os.O_DIRECTORY), 99); "
+        "close = confine.close_all_but; "
+        "confine.close_all_but = lambda keep: close((*keep, leak))"
+    )

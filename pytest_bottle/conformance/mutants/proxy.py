@@ -6,10 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.engines.netns.client import Client
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.conformance.mutants import patches
-from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant
+from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
 from pytest_bottle.spec import EgressRoute
 
 if TYPE_CHECKING:
@@ -53,13 +52,7 @@ def tampered(patch: str) -> NetnsBackend:
     descend from: nothing of the suite is imported there.
     """
     source = Path(patches.__file__).read_text()
-    before, after = Client.boot.split("gc.enable()")
-    tamper = f"patches = {{}}; exec({source!r}, patches); patches[{patch!r}]()"
-
-    class Tampered(Client):
-        boot = f"{before}{tamper}; gc.enable(){after}"
-
-    return NetnsBackend(NetnsEngine(Tampered()))
+    return patched(f"patches = {{}}; exec({source!r}, patches); patches[{patch!r}]()")
 
 
 @mutant("PXY-03", also={"PXY-02", "PXY-12"})
