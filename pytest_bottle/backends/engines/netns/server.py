@@ -12,7 +12,6 @@ import resource
 import selectors
 import signal
 import socket
-import time
 from functools import partial
 
 from pytest_bottle import _wire
@@ -36,9 +35,8 @@ from pytest_bottle.backends.engines.netns.guests import HOST, Guests, Users
 from pytest_bottle.backends.engines.netns.lab import Lab
 from pytest_bottle.backends.engines.netns.ready import Ready
 from pytest_bottle.backends.engines.netns.rtnetlink import Rule
+from pytest_bottle.backends.engines.netns.undertakers import Undertakers
 
-#: Seconds for the kernel to take away what a removed guest left; usually 0.03.
-_SETTLE = 2.0
 _Reply = tuple[_wire.Message, tuple[int, ...]]
 _OK: _wire.Message = {"ok": True}
 #: Requests that need not wait until the lab is there.
@@ -117,7 +115,7 @@ class Server:
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._fabric = Fabric(home)
         self._guests = Guests(children, self._fabric, self._users, paths)
-        self._undertakers: set[int] = set()
+        self._undertakers = Undertakers(children, self._fabric)
         self._kept = False
         self._lab = Lab(children, self._users, self._fabric.lab.fd, nursery_line, minters)
 
@@ -217,7 +215,7 @@ class Server:
         if request["name"] in self._fabric.networks:
             raise Refused(what="a network of this name exists", where=request["name"])
         if request["subnet"] or self._fabric.is_full(internal=request["internal"]):
-            self._bury()  # what belongs to bridges that are still being deleted comes back
+            self._undertakers.wait()  # what belongs to bridges that still go comes back
         network = self._fabric.add_network(
             request["name"], internal=request["internal"], subnet=request["subnet"]
         )
@@ -228,34 +226,7 @@ class Server:
         """Delete networks: at once for their users, a little later in the kernel."""
         # Whoever never heard that a network was made may name it: what there is goes.
         names = [name for name in request["names"] if name in self._fabric.networks]
-        networks = [self._fabric.retire_network(name) for name in names]
-        if not networks:
-            return _OK, ()
-
-        def bury_here() -> None:
-            # If that fails as well they stay retired, and in the inventory.
-            with contextlib.suppress(OSError):
-                there = self._fabric.host.netlink.links()
-                left = [network for network in networks if network.bridge in there]
-                if left:
-                    with self._fabric.host.entered():
-                        self._fabric.demolish(left)
-                self._fabric.forget(networks)
-
-        def buried(status: int) -> None:
-            self._undertakers.discard(pid)
-            if status:  # the undertaker could not: then it takes its time here
-                bury_here()
-            else:
-                self._fabric.forget(networks)
-
-        demolish = partial(self._fabric.demolish, networks)
-        try:
-            pid = self._children.fork((self._fabric.host.fd,), demolish, buried)
-        except OSError:  # no more processes for us
-            bury_here()
-            return _OK, ()
-        self._undertakers.add(pid)
+        self._undertakers.bury([self._fabric.retire_network(name) for name in names])
         return _OK, ()
 
     def op_guest_add(self, request: _wire.Message, _fds: list[int]) -> _Reply:
@@ -419,7 +390,7 @@ class Server:
 
     def op_inventory(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
         """List what is there, as the kernel tells it and not as this server remembers it."""
-        self._settle()
+        self._undertakers.settle()
         with self._fabric.host.entered():
             listeners = residue.listeners()
         return {
@@ -429,14 +400,3 @@ class Server:
             "listener": listeners,
             "file": residue.files(f"{confine.STATE}/guests"),
         }, ()
-
-    def _bury(self) -> None:
-        while self._undertakers:
-            self._children.wait_for(next(iter(self._undertakers)))
-
-    def _settle(self) -> None:
-        """Wait until what was removed is gone from the kernel, for a second or two at most."""
-        end = time.monotonic() + _SETTLE
-        self._bury()
-        while self._fabric.still_dying() and time.monotonic() < end:
-            time.sleep(0.002)
