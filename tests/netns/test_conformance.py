@@ -174,7 +174,8 @@ class _Tampered(NetnsBackend):
 def taken_apart(stdin: bytes) -> tuple[bytes, dict[str, Any]]:
     """The probe itself, and what it is asked to do."""
     line, _, rest = stdin.partition(b"\n")
-    size = sum(map(int, line.split()[1:]))
+    sizes = (part.split(b":")[1:] for part in line.split()[1:])
+    size = sum(int(each) for pair in sizes for each in pair)
     return line + b"\n" + rest[:size], json.loads(rest[size:])
 
 

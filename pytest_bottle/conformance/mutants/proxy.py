@@ -103,7 +103,13 @@ class _Outside(NetnsEngine):
         return super().run_guest(request)
 
 
-@mutant("PXY-18", also={"NET-01", "NET-02", "NET-03", "NET-04", "NET-05"})
+@mutant(
+    "PXY-18",
+    also={
+        *("DNS-01", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
+        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05"),
+    },
+)
 def isolated_by_variables() -> NetnsBackend:
     """Nothing but the proxy's variables keeps the agent from the outer network."""
     return NetnsBackend(_Outside())
