@@ -96,15 +96,15 @@ def test_the_verdicts_are_those_of_the_page(when: str, tmp_path: Path) -> None:
 
 
 def test_the_titles_and_notes_of_the_page_are_the_suites_own(tmp_path: Path) -> None:
-    """Every other line of the tables shown is printed too, word for word."""
+    """Every other line of the tables shown is printed too, word for word but for its numbers."""
     for when in ("before", "after"):
         write(tmp_path, FILES)
         if when == "after":
             write(tmp_path, {"cell.py": changed(FILES["cell.py"])})
-        printed = run_suite(tmp_path).splitlines()
+        printed = {re.sub(r"\d+", "#", line) for line in run_suite(tmp_path).splitlines()}
 
         lines = [line for line in blocks("verdicts")[when].splitlines() if line != "…"]
-        assert [line for line in lines if line not in printed] == []
+        assert [line for line in lines if re.sub(r"\d+", "#", line) not in printed] == []
 
 
 def test_as_an_installed_package(tmp_path: Path) -> None:
