@@ -14,7 +14,8 @@ import sys
 import time
 
 from pytest_bottle.backends.engines.netns import confine, linux
-from pytest_bottle.backends.engines.netns.fabric import Fabric, Namespace
+from pytest_bottle.backends.engines.netns.fabric import Fabric
+from pytest_bottle.backends.engines.netns.namespace import Namespace
 
 ROUNDS = 15
 

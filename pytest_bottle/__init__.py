@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import BackendInfo as BackendInfo
     from pytest_bottle.backends.contract import DenialForm as DenialForm
     from pytest_bottle.backends.contract import Endpoint as Endpoint
-    from pytest_bottle.backends.contract import Engine as Engine
     from pytest_bottle.backends.contract import ExecResult as ExecResult
     from pytest_bottle.backends.contract import Fault as Fault
     from pytest_bottle.backends.contract import Feature as Feature
     from pytest_bottle.backends.contract import GuestInfo as GuestInfo
-    from pytest_bottle.backends.contract import GuestRequest as GuestRequest
     from pytest_bottle.backends.contract import NetworkInfo as NetworkInfo
     from pytest_bottle.backends.contract import Resource as Resource
-    from pytest_bottle.backends.contract import SidecarRequest as SidecarRequest
     from pytest_bottle.backends.contract import Topology as Topology
     from pytest_bottle.backends.contract import User as User
     from pytest_bottle.backends.contract import Vantage as Vantage
     from pytest_bottle.backends.engine_backend import EngineBackend as EngineBackend
+    from pytest_bottle.backends.engines.contract import Engine as Engine
+    from pytest_bottle.backends.engines.contract import GuestRequest as GuestRequest
+    from pytest_bottle.backends.engines.contract import SidecarRequest as SidecarRequest
     from pytest_bottle.bottle import Bottle as Bottle
     from pytest_bottle.bottle import FetchError as FetchError
     from pytest_bottle.bottle import Response as Response
@@ -53,11 +53,12 @@ if TYPE_CHECKING:
 _PLACES = {
     "backends.base": ("BackendBase",),
     "backends.contract": (
-        *("Backend", "BackendInfo", "DenialForm", "Endpoint", "Engine", "ExecResult", "Fault"),
-        *("Feature", "GuestInfo", "GuestRequest", "NetworkInfo", "Resource", "SidecarRequest"),
+        *("Backend", "BackendInfo", "DenialForm", "Endpoint", "ExecResult", "Fault", "Feature"),
+        *("GuestInfo", "NetworkInfo", "Resource"),
         *("Topology", "User", "Vantage"),
     ),
     "backends.engine_backend": ("EngineBackend",),
+    "backends.engines.contract": ("Engine", "GuestRequest", "SidecarRequest"),
     "bottle": ("Bottle", "FetchError", "Response"),
     "errors": (
         *("BackendUnavailableError", "BottleError", "BringUpError", "ConfigurationError"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.firing import _BOOT, probe_program
@@ -92,3 +93,17 @@ def never_accepts() -> Iterator[int]:
             filler.setblocking(False)
             filler.connect_ex(sock.getsockname())
         yield sock.getsockname()[1]
+
+
+def look(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module of the tests beside us, in a network of its own perhaps; returns what it saw."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))

@@ -15,16 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends import own_sidecar, readiness
-from pytest_bottle.backends.contract import (
-    Endpoint,
-    Feature,
-    ForwardRequest,
-    GuestRequest,
-    SidecarRequest,
-    Topology,
-    User,
-    Vantage,
-)
+from pytest_bottle.backends.contract import Endpoint, Feature, Topology, User, Vantage
+from pytest_bottle.backends.engines.contract import ForwardRequest, GuestRequest, SidecarRequest
 from pytest_bottle.errors import BringUpError, ConfigurationError, TransportError
 from pytest_bottle.spec import BottleSpec
 
@@ -33,13 +25,13 @@ if TYPE_CHECKING:
 
     from pytest_bottle.backends.contract import (
         BackendInfo,
-        Engine,
         ExecResult,
         Fault,
         GuestInfo,
         NetworkInfo,
         Resource,
     )
+    from pytest_bottle.backends.engines.contract import Engine
     from pytest_bottle.internet.contract import Internet
     from pytest_bottle.spec import PublishedPort
 

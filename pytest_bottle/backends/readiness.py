@@ -16,7 +16,8 @@ from pytest_bottle.waiting import AllOf, AnyOf, Condition, Exec, File, Http, Log
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_bottle.backends.contract import Endpoint, Engine
+    from pytest_bottle.backends.contract import Endpoint
+    from pytest_bottle.backends.engines.contract import Engine
 
 #: Seconds between two looks: the first time, and at most; and how fast they grow.
 _FIRST, _LONGEST, _GROWTH = 0.05, 1.0, 1.5

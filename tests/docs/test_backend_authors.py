@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bottle.backends.contract import Backend, Engine, Feature
+from pytest_bottle.backends.contract import Backend, Feature
+from pytest_bottle.backends.engines.contract import Engine
 from tests.docs.test_examples import PAGES, ROOT, TITLES
 
 if TYPE_CHECKING:

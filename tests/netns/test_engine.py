@@ -28,7 +28,7 @@ from tests.family import family_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bottle.backends.contract import SidecarRequest
+    from pytest_bottle.backends.engines.contract import SidecarRequest
 
 
 def without_pids(resources: frozenset[Resource]) -> set[Resource]:

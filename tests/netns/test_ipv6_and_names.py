@@ -3,62 +3,43 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_bottle.backends.contract import ExecResult, Vantage
-from pytest_bottle.conformance.bench import Bench
-from pytest_bottle.conformance.mutants.base import NetnsBackend
+from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend
 from pytest_bottle.conformance.mutants.ipv6 import Version6
 from pytest_bottle.conformance.mutants.names import Forwards
-from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, Violation
+from tests.judging import run_check, taken_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pytest_bottle.backends.contract import Topology
     from pytest_bottle.spec import BottleSpec
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
 
-def run(backend: NetnsBackend, identity: str) -> str:
-    """Run one check on a backend and end it."""
-    check = next(check for check in all_checks() if check.id == identity)
-    try:
-        return Bench(backend).run(check)
-    finally:
-        backend.close()
-
-
 # -- routers --------------------------------------------------------------------------------------
 
 
-class Mute(NetnsBackend):
+class Mute(Meddler):
     """One operation of the probe is answered without being done."""
 
     def __init__(self, vantage: Vantage, kind: str, outcome: str) -> None:
         super().__init__()
         self.silent = vantage, f'"kind": "{kind}"'.encode(), outcome
 
-    def exec(
-        self,
-        topology: Topology,
-        vantage: Vantage,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        **more: Any,
-    ) -> ExecResult:
-        """Run a command, or only say so."""
+    def meddle(self, errand: Errand) -> Errand | ExecResult:
+        """Let a command run, or only say so."""
         where, kind, outcome = self.silent
-        if vantage is not where or kind not in stdin:
-            return super().exec(topology, vantage, argv, stdin=stdin, **more)
-        names = [part.split('"')[0] for part in stdin[-500:].decode("latin-1").split('"id": "')[1:]]
-        lines = [json.dumps({"id": name, "outcome": outcome}) for name in names]
-        return ExecResult(0, "\n".join([*lines, '{"done": 1}']).encode(), b"")
+        if errand.vantage is not where or kind not in errand.stdin:
+            return errand
+        operations = taken_apart(errand.stdin)[1]["operations"]
+        records = [{"id": one["id"], "outcome": outcome} for one in operations]
+        lines = [json.dumps(record) for record in (*records, {"done": len(records)})]
+        return ExecResult(0, "\n".join(lines).encode(), b"")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +55,7 @@ def test_a_router_that_nobody_heard_proves_nothing(
 ) -> None:
     """Without its control, or the agent's own tables, IP6-02 is inconclusive."""
     with pytest.raises(Inconclusive, match=why):
-        run(Mute(*backend), "IP6-02")
+        run_check(Mute(*backend), "IP6-02")
 
 
 class Given(Version6):
@@ -103,13 +84,13 @@ class Unmeant(Given):
 
 def test_declared_addresses_are_as_they_should_be() -> None:
     """Where the topology has IPv6, its addresses are no violation; routers are ignored as ever."""
-    assert "fd87:86:" in run(Given(), "IP6-02")
+    assert "fd87:86:" in run_check(Given(), "IP6-02")
 
 
 def test_an_address_that_nobody_declared_is_found() -> None:
     """It needs no router to be one too many."""
     with pytest.raises(Violation, match="before any router spoke"):
-        run(Unmeant(), "IP6-02")
+        run_check(Unmeant(), "IP6-02")
 
 
 # -- resolvers ------------------------------------------------------------------------------------
@@ -156,7 +137,7 @@ class Missing(NetnsBackend):
 
 def test_a_declared_resolver_that_carries_nothing_out_is_fine() -> None:
     """DNS-04 is about recursion; a sinkhole that the topology names may answer."""
-    assert "1 resolvers, none carries out" in run(Sinkhole(), "DNS-04")
+    assert "1 resolvers, none carries out" in run_check(Sinkhole(), "DNS-04")
 
 
 @pytest.mark.parametrize(
@@ -165,4 +146,4 @@ def test_a_declared_resolver_that_carries_nothing_out_is_fine() -> None:
 def test_resolvers_are_just_the_declared_ones(make: type[NetnsBackend], why: str) -> None:
     """One that nobody declared is one too many, although it asks nobody; so is an empty promise."""
     with pytest.raises(Violation, match=why):
-        run(make(), "DNS-04")
+        run_check(make(), "DNS-04")

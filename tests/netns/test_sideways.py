@@ -5,37 +5,22 @@ from __future__ import annotations
 import math
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bottle.backends.contract import Fault, User, Vantage
+from pytest_bottle.backends.contract import Fault, Vantage
 from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
 from pytest_bottle.conformance.bench import Bench
-from pytest_bottle.conformance.mutants.base import Leaky, NetnsBackend
+from pytest_bottle.conformance.mutants.base import Errand, Leaky, Meddler, NetnsBackend
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, TransportError, Violation
+from tests.judging import run_check
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pytest_bottle.backends.contract import ExecResult, Topology
+    from pytest_bottle.backends.contract import Topology
 
 pytestmark = pytest.mark.usefixtures("netns_works")
-
-
-def run(backend: NetnsBackend, identity: str) -> str:
-    """Run one check on a backend and end it."""
-    try:
-        bench = Bench(backend)
-        return bench.run(next(check for check in all_checks() if check.id == identity))
-    finally:
-        backend.close()
-
-
-def bridge_of(topology: Topology) -> str:
-    """The bridge of a bottle's internal network in H."""
-    return f"int{topology.internal.subnet.split('.')[2]}"
 
 
 class HearsOnly(Leaky):
@@ -43,7 +28,7 @@ class HearsOnly(Leaky):
 
     def weaken(self, topology: Topology) -> None:
         """Switch the filter of sources off."""
-        setting = f"net/ipv4/conf/{bridge_of(topology)}/rp_filter"
+        setting = f"net/ipv4/conf/{self.netns.bridges[topology.internal.name]}/rp_filter"
         self.netns.configure("host", [["sysctl", setting, "0"]])
 
 
@@ -56,37 +41,29 @@ class OneWayBetween(Leaky):
 
     def weaken(self, topology: Topology) -> None:
         """Open the way."""
-        bridge = bridge_of(topology)
+        bridge = self.netns.bridges[topology.internal.name]
         if self._first is None:
             self._first = topology
             self.netns.configure("host", [["sysctl", f"net/ipv4/conf/{bridge}/forwarding", "1"]])
             self.add_rules(topology, Rule(60, FR_ACT_PROHIBIT, iif=bridge))
             return
         inner = topology.internal.subnet
-        way = Rule(50, iif=bridge_of(self._first), to=inner, protocol="udp")
+        way = Rule(50, iif=self.netns.bridges[self._first.internal.name], to=inner, protocol="udp")
         self.add_rules(topology, way)
 
 
-class Knocks(NetnsBackend):
+class Knocks(Meddler):
     """When the agent asks its own proxy, somebody visits the port that the sibling publishes."""
 
-    def exec(
-        self,
-        topology: Topology,
-        vantage: Vantage,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        user: User = User.AGENT,
-        **more: Any,
-    ) -> ExecResult:
+    def meddle(self, errand: Errand) -> Errand:
         """Visit it from the host, as a proxy that reaches its host's loopback would."""
-        asked = re.search(rb"to (127[.0-9]+:[0-9]+) by our own proxy", stdin)
+        asked = re.search(rb"to (127[.0-9]+:[0-9]+) by our own proxy", errand.stdin)
         if asked:
             url = f"http://{asked[1].decode()}/"
             code = f"import urllib.request as client; client.urlopen({url!r}).read()"
-            assert super().exec(topology, Vantage.HOST, [topology.python, "-c", code]).ok
-        return super().exec(topology, vantage, argv, stdin=stdin, user=user, **more)
+            argv = [errand.topology.python, "-c", code]
+            assert super().exec(errand.topology, Vantage.HOST, argv).ok
+        return errand
 
 
 class Spared(NetnsBackend):
@@ -100,26 +77,17 @@ class Spared(NetnsBackend):
             super().fault(topology, fault)
 
 
-class DeafWithin(NetnsBackend):
+class DeafWithin(Meddler):
     """The agent's listener cannot even be reached by the agent itself."""
 
-    def exec(
-        self,
-        topology: Topology,
-        vantage: Vantage,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        user: User = User.AGENT,
-        **more: Any,
-    ) -> ExecResult:
+    def meddle(self, errand: Errand) -> Errand:
         """Fail where a listener is to start."""
-        if b'"id": "listener at' in stdin:
-            raise TransportError("no listener today", where=vantage.value)
-        return super().exec(topology, vantage, argv, stdin=stdin, user=user, **more)
+        if b'"id": "listener at' in errand.stdin:
+            raise TransportError("no listener today", where=errand.vantage.value)
+        return errand
 
 
-class LateFallback(Leaky):
+class LateFallback(Meddler, Leaky):
     """Two seconds after the loss of a sidecar the agent gets a way out of its own."""
 
     def __init__(self) -> None:
@@ -134,47 +102,29 @@ class LateFallback(Leaky):
         super().fault(topology, fault)
         self._lost[topology.id] = time.monotonic()
 
-    def exec(
-        self,
-        topology: Topology,
-        vantage: Vantage,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        user: User = User.AGENT,
-        **more: Any,
-    ) -> ExecResult:
+    def meddle(self, errand: Errand) -> Errand:
         """Open the way before whatever the agent does first when the time has come."""
-        due = time.monotonic() - self._lost.get(topology.id, math.inf) > 2
-        if due and vantage is Vantage.AGENT and self._lost.pop(topology.id, 0.0):
-            self.open_gateway(topology)
-            self.give_default_route(topology)
-        return super().exec(topology, vantage, argv, stdin=stdin, user=user, **more)
+        due = time.monotonic() - self._lost.get(errand.topology.id, math.inf) > 2
+        if due and errand.is_the_agents and self._lost.pop(errand.topology.id, 0.0):
+            self.open_gateway(errand.topology)
+            self.give_default_route(errand.topology)
+        return errand
 
 
-class BlindToTheLink(NetnsBackend):
+class BlindToTheLink(Meddler):
     """The look at who else is on the internal network finds nobody."""
 
-    def exec(
-        self,
-        topology: Topology,
-        vantage: Vantage,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        user: User = User.AGENT,
-        **more: Any,
-    ) -> ExecResult:
+    def meddle(self, errand: Errand) -> Errand:
         """Fail where it is looked at."""
-        if b'"kind": "arp"' in stdin:
-            raise TransportError("no look at the link today", where=vantage.value)
-        return super().exec(topology, vantage, argv, stdin=stdin, user=user, **more)
+        if b'"kind": "arp"' in errand.stdin:
+            raise TransportError("no look at the link today", where=errand.vantage.value)
+        return errand
 
 
 def test_a_way_that_opens_late_is_found() -> None:
     """LIFE-02 is violated by a watchdog that takes its time."""
     with pytest.raises(Violation) as caught:
-        run(LateFallback(), "LIFE-02")
+        run_check(LateFallback(), "LIFE-02")
 
     assert "round 1 as" not in caught.value.seen
     assert re.search(r"tcp/443 after the order to .*, round [34] as agent", caught.value.seen)
@@ -184,13 +134,13 @@ def test_a_way_that_opens_late_is_found() -> None:
 def test_a_link_that_was_not_looked_at_proves_nothing(identity: str) -> None:
     """Who asks everybody on the link has to know who is there; silence of nobody is no pass."""
     with pytest.raises(Inconclusive, match="does not even find the sidecar"):
-        run(BlindToTheLink(), identity)
+        run_check(BlindToTheLink(), identity)
 
 
 def test_a_host_that_only_hears_is_found_out() -> None:
     """HST-01 is violated by a datagram that nobody answers, also by one to everybody."""
     with pytest.raises(Violation) as caught:
-        run(HearsOnly(), "HST-01")
+        run_check(HearsOnly(), "HST-01")
 
     assert "udp/" in caught.value.seen
     assert "to 255.255.255.255: it arrived, the prober saw 'sent'" in caught.value.seen
@@ -199,7 +149,7 @@ def test_a_host_that_only_hears_is_found_out() -> None:
 def test_a_one_way_path_between_bottles_is_found() -> None:
     """LAT-01 is violated by datagrams of a privileged probe that no answer comes to."""
     with pytest.raises(Violation) as caught:
-        run(OneWayBetween(), "LAT-01")
+        run_check(OneWayBetween(), "LAT-01")
 
     assert "privileged: udp/" in caught.value.seen
     assert "it arrived, the prober saw 'sent'" in caught.value.seen
@@ -208,7 +158,7 @@ def test_a_one_way_path_between_bottles_is_found() -> None:
 def test_a_stranger_at_the_sidecar_is_found_in_its_record() -> None:
     """LAT-02 is violated by what only the sibling's sidecar knows: the prober was denied."""
     with pytest.raises(Violation, match="LAT-02") as caught:
-        run(Knocks(), "LAT-02")
+        run_check(Knocks(), "LAT-02")
 
     assert "wrote down strangers" in caught.value.seen
 
@@ -219,7 +169,7 @@ def test_a_fault_that_was_not_done_is_found_out(fault: Fault) -> None:
     backend = Spared()
     backend.spared = fault
     with pytest.raises(Violation) as caught:
-        run(backend, "LIFE-02")
+        run_check(backend, "LIFE-02")
 
     assert "by the proxy" in caught.value.seen
     assert fault.value in caught.value.seen

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bottle.backends.contract import GuestRequest, Vantage
+from pytest_bottle.backends.contract import Vantage
+from pytest_bottle.backends.engines.contract import GuestRequest
 from pytest_bottle.backends.engines.netns import subnets
 from pytest_bottle.backends.engines.netns.canary import WILDCARD_PORT
 from pytest_bottle.backends.engines.netns.subnets import Subnet

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.alone import FAR
 from tests.alone6 import GARBLER, PREFIX, SERVER
-from tests.probing import NONCE
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def look(*arguments: str) -> dict[str, Any]:
-    """Run the other side of these tests."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.alone6", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+from tests.probing import NONCE, look
 
 
 @pytest.fixture(scope="module")
 def alone(netns_works: None) -> dict[str, Any]:
     """What happened in a network of the probe's own."""
-    return look("alone")
+    return look("tests.alone6", "alone")
 
 
 @pytest.fixture(scope="module")
 def powerless(netns_works: None) -> dict[str, Any]:
     """What happened without any right to the network."""
-    return look()
+    return look("tests.alone6")
 
 
 # -- whole packets --------------------------------------------------------------------------------

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_bottle.guest.probe.direct import HANDMADE
 from tests.alone import FAR, NEAR, NOBODY, NONCE
+from tests.probing import look
 
-ROOT = Path(__file__).resolve().parents[2]
 SYN_ACK, RST_ACK = 0x12, 0x14
-
-
-def look(*arguments: str) -> dict[str, Any]:
-    """Run the other side of these tests."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.alone", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
 
 
 @pytest.fixture(scope="module")
 def alone(netns_works: None) -> dict[str, Any]:
     """What happened in a network of the probe's own."""
-    return look("alone")
+    return look("tests.alone", "alone")
 
 
 @pytest.fixture(scope="module")
 def powerless(netns_works: None) -> dict[str, Any]:
     """What happened without any right to the network."""
-    return look()
+    return look("tests.alone")
 
 
 def test_a_syn_is_taken_for_one(alone: dict[str, Any]) -> None:

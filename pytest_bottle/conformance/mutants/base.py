@@ -6,8 +6,9 @@ import abc
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from pytest_bottle.backends.contract import ExecResult, User, Vantage
 from pytest_bottle.backends.engine_backend import EngineBackend
 from pytest_bottle.backends.engines.netns.client import Client
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
@@ -45,6 +46,53 @@ class NetnsBackend(EngineBackend):
     def _change(self, verb: str, rules: Sequence[Rule]) -> None:
         if rules:
             self.netns.configure("host", [[verb, rule._asdict()] for rule in rules])
+
+
+class Errand(NamedTuple):
+    """A command on its way to a guest."""
+
+    topology: Topology
+    vantage: Vantage
+    argv: Sequence[str]
+    stdin: bytes
+    user: User
+
+    @property
+    def is_the_agents(self) -> bool:
+        """Whether it goes to the agent, as whichever user."""
+        return self.vantage is Vantage.AGENT
+
+
+class Meddler(NetnsBackend, abc.ABC):
+    """A backend that has its say about each command before that is run."""
+
+    def exec(
+        self,
+        topology: Topology,
+        vantage: Vantage,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        user: User = User.AGENT,
+        timeout: float = 30.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> ExecResult:
+        errand = self.meddle(Errand(topology, vantage, argv, stdin, user))
+        if isinstance(errand, ExecResult):
+            return errand
+        return super().exec(
+            errand.topology,
+            errand.vantage,
+            errand.argv,
+            stdin=errand.stdin,
+            user=errand.user,
+            timeout=timeout,
+            environment=environment,
+        )
+
+    @abc.abstractmethod
+    def meddle(self, errand: Errand) -> Errand | ExecResult:
+        """Say what to run where instead, or what came of it without running anything."""
 
 
 class Leaky(NetnsBackend, abc.ABC):

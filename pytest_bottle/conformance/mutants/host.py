@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Vantage
 from pytest_bottle.backends.engines.netns.rtnetlink import Rule
-from pytest_bottle.conformance.mutants.base import Leaky, NetnsBackend, mutant
+from pytest_bottle.conformance.mutants.base import Errand, Leaky, Meddler, mutant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pytest_bottle.backends.contract import ExecResult, Topology
+    from pytest_bottle.backends.contract import Topology
 
 
 @mutant("HST-01")
@@ -41,7 +39,7 @@ class LoopbackOnTheWire(Leaky):
         self.add_rules(topology, Rule(10, iif="lo", to=inner, source="127.0.0.0/8"))
 
 
-class _InPlaceOf(NetnsBackend):
+class _InPlaceOf(Meddler):
     """What inspects the agent finds itself in the place of another.
 
     Only that: were all that the agent sends sent from there, every other check would see it too.
@@ -49,18 +47,9 @@ class _InPlaceOf(NetnsBackend):
 
     place: Vantage
 
-    def exec(
-        self,
-        topology: Topology,
-        vantage: Vantage,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        **more: Any,
-    ) -> ExecResult:
-        if vantage is Vantage.AGENT and b'"id": "HST-08' in stdin:
-            vantage = self.place
-        return super().exec(topology, vantage, argv, stdin=stdin, **more)
+    def meddle(self, errand: Errand) -> Errand:
+        moved = errand.is_the_agents and b'"id": "HST-08' in errand.stdin
+        return errand._replace(vantage=self.place) if moved else errand
 
 
 @mutant("HST-08")

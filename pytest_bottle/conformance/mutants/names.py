@@ -16,7 +16,8 @@ from pytest_bottle.conformance.mutants.ipv6 import Version6
 from pytest_bottle.errors import BringUpError
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.contract import ExecResult, GuestInfo, GuestRequest, Topology
+    from pytest_bottle.backends.contract import ExecResult, GuestInfo, Topology
+    from pytest_bottle.backends.engines.contract import GuestRequest
     from pytest_bottle.spec import BottleSpec
 
 _QUERIES = Rule(0, protocol="udp", port=53)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import ExecResult, User, Vantage
-from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
+from pytest_bottle.backends.contract import User, Vantage
+from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend, mutant, patched
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from pytest_bottle.backends.contract import Topology
 
 
@@ -36,31 +34,14 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 @mutant("PRV-04", also=["PRV-01"])
-class RawRoot(PowerfulRoot):
+class RawRoot(Meddler, PowerfulRoot):
     """An exec as root keeps NET_RAW, and no more."""
 
-    def exec(
-        self,
-        topology: Topology,
-        vantage: Vantage,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        user: User = User.AGENT,
-        timeout: float = 30.0,
-        environment: Mapping[str, str] | None = None,
-    ) -> ExecResult:
-        if vantage is Vantage.AGENT and user is User.ROOT:
-            argv = [topology.python, "-I", "-S", "-c", _ONLY_RAW, *argv]
-        return super().exec(
-            topology,
-            vantage,
-            argv,
-            stdin=stdin,
-            user=user,
-            timeout=timeout,
-            environment=environment,
-        )
+    def meddle(self, errand: Errand) -> Errand:
+        if not (errand.is_the_agents and errand.user is User.ROOT):
+            return errand
+        python = [errand.topology.python, "-I", "-S", "-c", _ONLY_RAW]
+        return errand._replace(argv=[*python, *errand.argv])
 
 
 @mutant("PRV-06")

@@ -12,13 +12,8 @@ from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
 from pytest_bottle.spec import EgressRoute
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.contract import (
-        Endpoint,
-        GuestInfo,
-        GuestRequest,
-        SidecarRequest,
-        Topology,
-    )
+    from pytest_bottle.backends.contract import Endpoint, GuestInfo, Topology
+    from pytest_bottle.backends.engines.contract import GuestRequest, SidecarRequest
     from pytest_bottle.spec import BottleSpec
 
 

@@ -30,12 +30,8 @@ from pytest_bottle.internet.hermetic import Lab
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_bottle.backends.contract import (
-        ExecResult,
-        ForwardRequest,
-        GuestRequest,
-        SidecarRequest,
-    )
+    from pytest_bottle.backends.contract import ExecResult
+    from pytest_bottle.backends.engines.contract import ForwardRequest, GuestRequest, SidecarRequest
     from pytest_bottle.spec import BottleSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -49,7 +45,7 @@ _HOMES = {"agent": "/home/agent", "root": "/root", "privileged": "/root"}
 
 
 class NetnsEngine:
-    """An :class:`~pytest_bottle.backends.contract.Engine` in one process tree of our own.
+    """An :class:`~pytest_bottle.backends.engines.contract.Engine` in one process tree of our own.
 
     Args:
         client: a server that is starting already; None starts one.

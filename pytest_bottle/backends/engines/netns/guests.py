@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_bottle.backends.engines.netns import canary, confine, harm, linux
 from pytest_bottle.backends.engines.netns.answers import Refused, words
 from pytest_bottle.backends.engines.netns.children import go_home
-from pytest_bottle.backends.engines.netns.fabric import Namespace
+from pytest_bottle.backends.engines.netns.namespace import Namespace
 from pytest_bottle.backends.engines.netns.ready import STARTUP, Ready
 
 if TYPE_CHECKING:

@@ -1,0 +1,206 @@
+"""The contract of an engine, which is shaped like a container runtime.
+
+:class:`~pytest_bottle.backends.engine_backend.EngineBackend` makes a backend of any engine.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_bottle.backends.contract import (
+        BackendInfo,
+        Endpoint,
+        ExecResult,
+        Fault,
+        GuestInfo,
+        NetworkInfo,
+        Resource,
+    )
+    from pytest_bottle.internet.contract import Internet
+    from pytest_bottle.spec import BottleSpec
+
+
+class SidecarRequest(NamedTuple):
+    """The reference sidecar, as an engine is to run it in a guest.
+
+    Attributes:
+        config: the proxy's configuration, JSON-able (see :mod:`pytest_bottle.guest.proxy`).
+        listen: the address and port towards the agent.
+        publish: where the status service is published at the bottle's host; None: nowhere.
+        machine_port: the port on the machine's 127.0.0.1; 0 lets the kernel choose.
+        timeout: seconds that it may take to start.
+    """
+
+    config: Mapping[str, object]
+    listen: Endpoint
+    publish: Endpoint | None
+    machine_port: int = 0
+    timeout: float = 30.0
+
+
+class ForwardRequest(NamedTuple):
+    """A published port that leads to a service in a guest.
+
+    Attributes:
+        targets: where the service may listen, as seen in the guest; the first that answers is it.
+        publish: where it is published at the bottle's host.
+        machine_port: as for :class:`SidecarRequest`.
+        timeout: seconds that the publishing may take.
+    """
+
+    targets: tuple[Endpoint, ...]
+    publish: Endpoint
+    machine_port: int = 0
+    timeout: float = 30.0
+
+
+class GuestRequest(NamedTuple):
+    """An idle guest, as an engine is to run it, on these networks in this order (S11).
+
+    ``resolver`` is the DNS server that its own programs ask; an isolated guest has none.
+    ``timeout`` is how many seconds it may take to start.
+    ``rootfs`` is the folder of this machine that its file system is made of, where an engine can do
+    that; empty for the engine's own. All guests of a bottle are made of the same, the reference
+    sidecar's too: one interpreter serves at every vantage point (:attr:`Topology.python`).
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    hostname: str
+    environment: Mapping[str, str] = MappingProxyType({})
+    resolver: str | None = None
+    timeout: float = 30.0
+    rootfs: str = ""
+
+
+class Engine(Protocol):
+    """Container-shaped: networks and guests, each made and removed by name."""
+
+    def info(self) -> BackendInfo:
+        """Name the engine, its version and the features it makes possible."""
+
+    @property
+    def internet(self) -> Internet:
+        """What its egress networks lead to."""
+
+    def check(self, spec: BottleSpec) -> None:
+        """Refuse a bottle that this engine cannot make, before anything of it exists.
+
+        Raises:
+            ConfigurationError: the specification asks for what the engine or the machine lacks.
+        """
+
+    def python(self, spec: BottleSpec) -> str:
+        """Tell the interpreter in every guest of such a bottle, one that :meth:`check` let pass."""
+
+    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> NetworkInfo:
+        """Make a network; without a subnet (IPv4, CIDR form) the engine chooses a free one.
+
+        Raises:
+            BringUpError: the subnet overlaps another network's, or none is left.
+        """
+
+    def delete_networks(self, names: Sequence[str]) -> None:
+        """Delete networks that no guest is attached to."""
+
+    def run_guest(self, request: GuestRequest) -> GuestInfo:
+        """Start an idle guest; nothing may run there until :meth:`settle` has said that it is up.
+
+        Its addresses are known at once.
+        """
+
+    def settle(self, guests: Sequence[str]) -> None:
+        """Wait until guests are up, and what was run or published in them is.
+
+        Threads bring bottles up at once; each settles the guests of its own.
+
+        Raises:
+            BringUpError: one is not, or not within its request's time.
+        """
+
+    def remove_guests(self, names: Sequence[str]) -> None:
+        """Stop and remove guests; unknown names are no error."""
+
+    def start(
+        self,
+        guest: str,
+        argv: Sequence[str],
+        *,
+        user: str = "agent",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a guest's own long-running command, one a guest; its output is kept.
+
+        A program that does not exist is no error yet: :meth:`ended` tells.
+        """
+
+    def ended(self, guest: str, timeout: float = 0.0) -> str | None:
+        """Tell how a guest's own command ended, such as ``exit 3``; None while it runs.
+
+        Waits so many seconds for its end, if need be.
+        """
+
+    def output(self, guest: str) -> bytes:
+        """Read what the guest's own command wrote, both streams."""
+
+    def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint | None:
+        """Run the reference sidecar in a guest; tell its published port on the machine, if any.
+
+        :meth:`settle` waits until it serves.
+        """
+
+    def forward(self, guest: str, request: ForwardRequest) -> Endpoint:
+        """Publish a guest's port; tell the published port on the machine.
+
+        Each visitor is a record ``{"event": "status", "client": "address:port"}`` in the guest's
+        log, as at the reference sidecar.
+        """
+
+    def exec(
+        self,
+        guest: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        user: str = "agent",
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> ExecResult:
+        """Run a command in a guest; ``user`` is agent, root or privileged."""
+
+    def logs(self, guest: str) -> bytes:
+        """Read what the engine's own services in the guest wrote: the sidecar, a published port."""
+
+    def fault(self, guest: str, fault: Fault, network: str) -> None:
+        """Do harm to a guest (:class:`Fault`), or to its leg on a network; it is done on return.
+
+        Raises:
+            TransportError: there is no such guest, or the harm could not be done.
+        """
+
+    def trust(self) -> str:
+        """Make the far side's certificates valid in every guest; tell the file they are in."""
+
+    def inventory(self) -> frozenset[Resource]:
+        """List what exists on the host."""
+
+    @property
+    def session(self) -> str:
+        """What everything of this session can be told by (:attr:`Backend.session`)."""
+
+    def residue(self, session: str) -> frozenset[Resource]:
+        """List what there is on this machine of a session, dead or alive."""
+
+    def sweep(self, session: str) -> None:
+        """Remove what there is of a session that is dead, by exact identity; idempotent.
+
+        Raises:
+            ConfigurationError: the session is alive, or is not one of this engine's.
+        """
+
+    def close(self, *, keep: bool = False) -> str:
+        """End the engine's session."""
