@@ -35,12 +35,19 @@ class Bench:
         spec: what its bottle is; of this the egress routes and the agent's command are the suite's.
         reopening: how another run of pytest comes to the same backend; None leaves it to the
             backend's own name.
+        thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
     """
 
     def __init__(
-        self, backend: Backend, spec: BottleSpec = PLAIN, reopening: Reopening | None = None
+        self,
+        backend: Backend,
+        spec: BottleSpec = PLAIN,
+        reopening: Reopening | None = None,
+        *,
+        thorough: bool = False,
     ) -> None:
         self.backend = backend
+        self.thorough = thorough
         self._reopening = reopening
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
         self.topology = backend.up(self.spec)
