@@ -205,7 +205,8 @@ def bench_for(
 
     with open_backend(request.config, settings, kept_lines) as backend:
         lifetime = Lifetime(request, backend, settings.keep)
-        bench = Bench(backend, settings.spec, _reopening(request.config, settings))
+        reopening = _reopening(request.config, settings)
+        bench = Bench(backend, settings.spec, reopening, thorough=settings.thorough)
         lifetime.add(bench)
         try:
             yield bench

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 SCOPES = ("function", "class", "module", "session")
 #: Where the configuration file was found that nobody named.
 DISCOVERED = "found in the rootdir"
-_WORDS = {"internet": ("lab",), "keep": ("never", "on-failure", "always"), "scope": SCOPES}
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_WORDS = {
+    "internet": ("lab",),
+    "keep": ("never", "on-failure", "always"),
+    "scope": SCOPES,
+    "thorough": (*_TRUE, *_FALSE),
+}
 
 
 class Choice(NamedTuple):
@@ -43,6 +49,7 @@ class Settings:
     Attributes:
         backend: its name; empty leaves it to detection.
         mutant: the check whose mutant stands in for the backend; empty for none.
+        thorough: whether checks take the catalogue's durations and numbers of repeats.
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
@@ -53,6 +60,7 @@ class Settings:
     keep: str = "never"
     mutant: str = ""
     scope: str = "function"
+    thorough: bool = False
     spec: BottleSpec = PLAIN
     ignored: tuple[str, ...] = ()
     offered: Mapping[str, BackendFactory] = field(default_factory=dict)
@@ -89,6 +97,7 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     values: dict[str, Any] = {
         name: choice.text for name, choice in choices.items() if name not in ("config", "timeout")
     }
+    values["thorough"] = values.get("thorough") in _TRUE
     spec, ignored = _described(choices["config"], config) if "config" in choices else (PLAIN, ())
     if "timeout" in choices:
         spec = replace(spec, timeout=_seconds(choices["timeout"]))

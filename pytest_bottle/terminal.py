@@ -18,11 +18,17 @@ _COLOURS = {"passed": "green", "violated": "red"}
 
 
 def summarise(
-    terminal: pytest.TerminalReporter, config: pytest.Config, reports: Sequence[Any]
+    terminal: pytest.TerminalReporter,
+    config: pytest.Config,
+    reports: Sequence[Any],
+    extent: str,
 ) -> None:
-    """Print our sections, those that have something to say about reports with facts of ours."""
+    """Print our sections, those that have something to say about reports with facts of ours.
+
+    ``extent`` says how long and how often checks tried: quick, or thorough.
+    """
     _print_inconclusive(terminal, config, reports)
-    _print_verdicts(terminal, _worst(one.bottle for one in reports if "id" in one.bottle))
+    _print_verdicts(terminal, _worst(one.bottle for one in reports if "id" in one.bottle), extent)
 
 
 def _print_inconclusive(
@@ -51,10 +57,12 @@ def _worst(facts: Iterable[dict[str, str]]) -> dict[str, dict[str, str]]:
     return worst
 
 
-def _print_verdicts(terminal: pytest.TerminalReporter, verdicts: dict[str, dict[str, str]]) -> None:
+def _print_verdicts(
+    terminal: pytest.TerminalReporter, verdicts: dict[str, dict[str, str]], extent: str
+) -> None:
     if not verdicts:
         return
-    terminal.section("bottle verdicts")
+    terminal.section(f"bottle verdicts ({extent})")
     for _, facts in sorted(verdicts.items()):
         verdict = facts["verdict"]
         terminal.write(f"{verdict.upper():<14}", **{_COLOURS.get(verdict, "yellow"): True})
