@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import yaml
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pytest_bottle.errors import ConfigurationError
     from pytest_bottle.reading import Path
     from pytest_bottle.spec import BottleSpec
+
+    T = TypeVar("T")
 
 _LARGEST = 256 << 10
 _TAG = "tag:yaml.org,2002:"
@@ -52,17 +54,36 @@ def load(path: str | os.PathLike[str]) -> Manifest:
         ConfigurationError: with everything that is wrong with it, each with its line and its path.
     """
     full = os.path.abspath(path)
+    _, spec, ignored = read_document(full, lambda value, report: lay_over(value, PLAIN, report))
+    return Manifest(full, spec, ignored)
+
+
+def read_document(
+    path: str | os.PathLike[str], read: Callable[[object, Report], T], *, lenient: bool = True
+) -> tuple[str, T, tuple[str, ...]]:
+    """Read a file of YAML, whatever its words are.
+
+    Args:
+        path: of the file.
+        read: makes something of its value, and tells a report what is wrong with that.
+        lenient: whether another tool's keys are ignored, by name, or refused.
+
+    Returns:
+        what messages call the file, what was made of it, and a line for each key that was ignored.
+
+    Raises:
+        ConfigurationError: with everything that is wrong with it, each with its line and its path.
+    """
+    full = os.path.abspath(path)
     source = _shorten(full)
-    text = _text(full, source)
-    node = _compose(text, source)
-    document = _Document(node)
-    report = Report(os.path.dirname(full), lenient=True)
-    spec = lay_over(document.value, PLAIN, report)
+    document = _Document(_compose(_text(full, source), source))
+    report = Report(os.path.dirname(full), lenient=lenient)
+    made = read(document.value, report)
     found = [*document.problems, *report.problems]
     problems = [one._replace(line=one.line or document.line(one.path)) for one in found]
     if problems:
         raise refusal(sorted(problems, key=lambda one: one.line), source)
-    return Manifest(full, spec, tuple(_say(one, source, document) for one in report.ignored))
+    return source, made, tuple(_say(one, source, document) for one in report.ignored)
 
 
 def _say(one: Ignored, source: str, document: _Document) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -17,8 +17,10 @@ from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pytest_bottle.backends.command.orders import Orders
     from pytest_bottle.backends.contract import Backend
 
+    T = TypeVar("T")
     BackendFactory = Callable[[], Backend]
 
 #: How long a bottle may live, shortest first. There is no ``package``: pytest gives the fixtures of
@@ -50,6 +52,7 @@ class Settings:
         backend: its name; empty leaves it to detection.
         mutant: the check whose mutant stands in for the backend; empty for none.
         thorough: whether checks take the catalogue's durations and numbers of repeats.
+        command: what the command backend runs; None if another backend was chosen.
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
@@ -61,6 +64,7 @@ class Settings:
     mutant: str = ""
     scope: str = "function"
     thorough: bool = False
+    command: Orders | None = None
     spec: BottleSpec = PLAIN
     ignored: tuple[str, ...] = ()
     offered: Mapping[str, BackendFactory] = field(default_factory=dict)
@@ -76,6 +80,8 @@ class Settings:
             from pytest_bottle.backends.adapter import checked
 
             return checked(name, self.offered[name])
+        if self.command is not None:
+            return selection.commands(self.command)
         return selection.BUILT_IN[name]()
 
 
@@ -95,13 +101,16 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     if "mutant" in choices:
         _check_mutant(choices["mutant"], choices.get("backend"))
     values: dict[str, Any] = {
-        name: choice.text for name, choice in choices.items() if name not in ("config", "timeout")
+        name: choice.text
+        for name, choice in choices.items()
+        if name not in ("command", "config", "timeout")
     }
     values["thorough"] = values.get("thorough") in _TRUE
     spec, ignored = _described(choices["config"], config) if "config" in choices else (PLAIN, ())
     if "timeout" in choices:
         spec = replace(spec, timeout=_seconds(choices["timeout"]))
-    return Settings(**values, spec=spec, ignored=ignored, offered=offered)
+    command = _commands(choices, config) if values.get("backend") == selection.COMMAND else None
+    return Settings(**values, command=command, spec=spec, ignored=ignored, offered=offered)
 
 
 def describe(choices: Mapping[str, Choice]) -> str:
@@ -138,13 +147,28 @@ def _seconds(choice: Choice) -> float:
 def _described(choice: Choice, config: pytest.Config) -> tuple[BottleSpec, tuple[str, ...]]:
     from pytest_bottle import manifest
 
-    try:
-        read = manifest.load(os.path.join(_folder(choice, config), choice.text))
-    except ConfigurationError as error:
-        option = "" if choice.source == DISCOVERED else f"--bottle-config (from {choice.source}): "
-        option = option.replace(" (from --bottle-config)", "")
-        raise pytest.UsageError(*(option + line for line in error.lines)) from None
+    read = _file("config", choice, config, manifest.load)
     return read.spec, read.ignored
+
+
+def _commands(choices: Mapping[str, Choice], config: pytest.Config) -> Orders:
+    from pytest_bottle.backends.command import loading
+
+    choice = choices.get("command", Choice(selection.COMMAND_FILE, DISCOVERED))
+    orders = _file("command", choice, config, loading.load)
+    if orders.inside_lab and (reason := selection.impossible_here("netns")):
+        raise _usage_error("command", choice, f"internet: lab: {reason}")
+    return orders
+
+
+def _file(name: str, choice: Choice, config: pytest.Config, load: Callable[[str], T]) -> T:
+    """Read a file that was chosen, or found; everything that is wrong with it is told."""
+    try:
+        return load(os.path.join(_folder(choice, config), choice.text))
+    except ConfigurationError as error:
+        option = "" if choice.source == DISCOVERED else f"--bottle-{name} (from {choice.source}): "
+        option = option.replace(f" (from --bottle-{name})", "")
+        raise pytest.UsageError(*(option + line for line in error.lines)) from None
 
 
 def _folder(choice: Choice, config: pytest.Config) -> str:
