@@ -38,7 +38,7 @@ def load(path: str | os.PathLike[str]) -> Orders:
 def _read(document: object, report: Report) -> dict[str, Any]:
     try:
         root = Word(document, (), report)
-        words = root.fields((*_READERS, *VERBS, "exec"), {}, _EXAMPLE)
+        words = root.fields((*WORDS_OF_THE_FILE, *VERBS), {}, _EXAMPLE)
         values = {name: read(words[name]) for name, read in _READERS.items() if name in words}
         values["verbs"] = {verb: _line(words[verb]) for verb in VERBS if verb in words}
         values["places"] = _places(words["exec"]) if "exec" in words else {}
@@ -135,5 +135,7 @@ _READERS: Mapping[str, Reader] = {
     "features": _said,
     "accepts": _accepts,
 }
+#: Every word of the file but the verbs.
+WORDS_OF_THE_FILE = (*_READERS, "exec")
 #: What is called otherwise here than in the file.
 _NAMES = {"internet": "inside_lab", "features": "said"}
