@@ -35,6 +35,7 @@ class Boasting(NetnsBackend):
     """A backend with a feature that it has not."""
 
     def describe(self) -> BackendInfo:
+        """Claim one feature more."""
         info = super().describe()
         return info._replace(features=info.features | {Feature.TRANSPARENT})
 
