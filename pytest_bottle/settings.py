@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_bottle.backends import selection
+from pytest_bottle.conformance.profiles import DEFAULT, PROFILES
 from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.reading import unknown
 from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleSpec
@@ -27,6 +28,8 @@ SCOPES = ("function", "class", "module", "session")
 #: Where the configuration file was found that nobody named.
 DISCOVERED = "found in the rootdir"
 _WORDS = {"internet": ("lab",), "keep": ("never", "on-failure", "always"), "scope": SCOPES}
+#: What holds in a session; whoever chose nothing gets it when somebody first asks.
+_SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 
 
 class Choice(NamedTuple):
@@ -43,6 +46,7 @@ class Settings:
     Attributes:
         backend: its name; empty leaves it to detection.
         mutant: the check whose mutant stands in for the backend; empty for none.
+        profile: the name of what the conformance suite is to check.
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
@@ -52,6 +56,7 @@ class Settings:
     internet: str = "lab"
     keep: str = "never"
     mutant: str = ""
+    profile: str = DEFAULT
     scope: str = "function"
     spec: BottleSpec = PLAIN
     ignored: tuple[str, ...] = ()
@@ -71,6 +76,16 @@ class Settings:
         return selection.BUILT_IN[name]()
 
 
+def of(config: pytest.Config) -> Settings:
+    """Tell what holds in a session."""
+    return config.stash.setdefault(_SETTINGS, Settings())
+
+
+def hold(config: pytest.Config, choices: Mapping[str, Choice]) -> None:
+    """Check what was chosen, and let it hold in this session."""
+    config.stash[_SETTINGS] = read(choices, config)
+
+
 def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     """Check what was chosen.
 
@@ -82,6 +97,8 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     for name, choice in choices.items():
         if name in _WORDS:
             _check_word(name, choice, _WORDS[name])
+    if "profile" in choices:
+        _check_word("profile", choices["profile"], PROFILES)
     if "backend" in choices:
         _check_backend(choices["backend"], offered)
     if "mutant" in choices:
