@@ -207,8 +207,11 @@ def bench_for(
     config = request.config
     with open_backend(config, settings, kept_lines) as backend:
         lifetime = Lifetime(request, backend, settings.keep)
-        reopening = _reopening(config, settings)
-        bench = Bench(backend, settings.spec, reopening, checks=known_checks(config))
+        bench = Bench(
+            *(backend, settings.spec, _reopening(config, settings)),
+            checks=known_checks(config),
+            thorough=settings.thorough,
+        )
         lifetime.add(bench)
         try:
             yield bench

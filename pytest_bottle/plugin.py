@@ -42,8 +42,11 @@ _OPTIONS = (
         "what is checked: core@1, strict@1, transparent@1, all (the default)",
     ),
     ("scope", "SCOPE", "a bottle's life: function (the default), class, module, session"),
+    ("thorough", "", "let checks take the catalogue's durations and repeats, not quick ones"),
     ("timeout", "SECONDS", "for each step of a bottle's way up: 0.1 to 3600 (default: 30)"),
 )
+#: The types of ini values that TOML can say better than by a string.
+_INI_TYPES: dict[str, Literal["bool", "float"]] = {"thorough": "bool", "timeout": "float"}
 _CHOICES: pytest.StashKey[dict[str, Choice]] = pytest.StashKey()
 _KEPT: pytest.StashKey[list[str]] = pytest.StashKey()
 _BEGAN: pytest.StashKey[int] = pytest.StashKey()
@@ -84,14 +87,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options and their ini twins."""
     group = parser.getgroup("bottle", "sandbox topology")
     for name, metavar, text in _OPTIONS:
+        takes: Any = {"metavar": metavar} if metavar else {"action": "store_const", "const": "true"}
         group.addoption(
             f"--bottle-{name}",
             dest=f"bottle_{name}",
-            metavar=metavar,
             help=f"{text} [env: BOTTLE_{name.upper()}, ini: bottle_{name}]",
+            **takes,
         )
-        kind: Literal["float", "string"] = "float" if name == "timeout" else "string"
-        parser.addini(f"bottle_{name}", text, type=kind, default=None)
+        parser.addini(f"bottle_{name}", text, type=_INI_TYPES.get(name, "string"), default=None)
 
 
 @pytest.hookimpl(trylast=True)
@@ -120,7 +123,7 @@ def _choices(config: pytest.Config) -> dict[str, Choice]:
             (os.environ.get(f"BOTTLE_{name.upper()}") or None, f"BOTTLE_{name.upper()}"),
             (_ini(config, name), f"ini key bottle_{name}"),
         )
-        chosen = [(str(value), source) for value, source in given if value is not None]
+        chosen = [(_text(value), source) for value, source in given if value is not None]
         if chosen:
             from pytest_bottle.settings import Choice
 
@@ -130,6 +133,10 @@ def _choices(config: pytest.Config) -> dict[str, Choice]:
 
         found["config"] = Choice("bottle.yaml", DISCOVERED)
     return found
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _ini(config: pytest.Config, name: str) -> object:
@@ -409,7 +416,8 @@ def pytest_terminal_summary(
     if reports and not config.getoption("no_summary", default=False):
         from pytest_bottle import terminal
 
-        terminal.summarise(terminalreporter, config, reports)
+        extent = "thorough" if _settings(config).thorough else "quick"
+        terminal.summarise(terminalreporter, config, reports, extent)
     _print_kept(config)
 
 

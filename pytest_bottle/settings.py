@@ -27,9 +27,16 @@ if TYPE_CHECKING:
 SCOPES = ("function", "class", "module", "session")
 #: Where the configuration file was found that nobody named.
 DISCOVERED = "found in the rootdir"
-_WORDS = {"internet": ("lab",), "keep": ("never", "on-failure", "always"), "scope": SCOPES}
 #: What holds in a session; whoever chose nothing gets it when somebody first asks.
 _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_WORDS = {
+    "internet": ("lab",),
+    "keep": ("never", "on-failure", "always"),
+    "profile": (*PROFILES,),
+    "scope": SCOPES,
+    "thorough": (*_TRUE, *_FALSE),
+}
 
 
 class Choice(NamedTuple):
@@ -47,6 +54,7 @@ class Settings:
         backend: its name; empty leaves it to detection.
         mutant: the check whose mutant stands in for the backend; empty for none.
         profile: the name of what the conformance suite is to check.
+        thorough: whether checks take the catalogue's durations and numbers of repeats.
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
@@ -58,6 +66,7 @@ class Settings:
     mutant: str = ""
     profile: str = DEFAULT
     scope: str = "function"
+    thorough: bool = False
     spec: BottleSpec = PLAIN
     ignored: tuple[str, ...] = ()
     offered: Mapping[str, BackendFactory] = field(default_factory=dict)
@@ -97,8 +106,6 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     for name, choice in choices.items():
         if name in _WORDS:
             _check_word(name, choice, _WORDS[name])
-    if "profile" in choices:
-        _check_word("profile", choices["profile"], PROFILES)
     if "backend" in choices:
         _check_backend(choices["backend"], offered)
     if "mutant" in choices:
@@ -106,6 +113,7 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     values: dict[str, Any] = {
         name: choice.text for name, choice in choices.items() if name not in ("config", "timeout")
     }
+    values["thorough"] = values.get("thorough") in _TRUE
     spec, ignored = _described(choices["config"], config) if "config" in choices else (PLAIN, ())
     if "timeout" in choices:
         spec = replace(spec, timeout=_seconds(choices["timeout"]))

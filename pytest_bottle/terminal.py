@@ -18,12 +18,18 @@ _COLOURS = {"passed": "green", "violated": "red"}
 
 
 def summarise(
-    terminal: pytest.TerminalReporter, config: pytest.Config, reports: Sequence[Any]
+    terminal: pytest.TerminalReporter,
+    config: pytest.Config,
+    reports: Sequence[Any],
+    extent: str,
 ) -> None:
-    """Print our sections, those that have something to say about reports with facts of ours."""
+    """Print our sections, those that have something to say about reports with facts of ours.
+
+    ``extent`` says how long and how often checks tried: quick, or thorough.
+    """
     _print_inconclusive(terminal, config, reports)
     verdicts = _worst(one.bottle for one in reports if "id" in one.bottle)
-    _print_verdicts(terminal, config, verdicts)
+    _print_verdicts(terminal, config, verdicts, extent)
 
 
 def _print_inconclusive(
@@ -53,11 +59,14 @@ def _worst(facts: Iterable[dict[str, str]]) -> dict[str, dict[str, str]]:
 
 
 def _print_verdicts(
-    terminal: pytest.TerminalReporter, config: pytest.Config, verdicts: dict[str, dict[str, str]]
+    terminal: pytest.TerminalReporter,
+    config: pytest.Config,
+    verdicts: dict[str, dict[str, str]],
+    extent: str,
 ) -> None:
     if not verdicts:
         return
-    terminal.section("bottle verdicts")
+    terminal.section(f"bottle verdicts ({extent})")
     for _, facts in sorted(verdicts.items()):
         verdict = facts["verdict"]
         terminal.write(f"{verdict.upper():<14}", **{_COLOURS.get(verdict, "yellow"): True})

@@ -144,6 +144,18 @@ def test_front_door_in_ones_own_file(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines([f"*2 passed, {len(all_checks()) - 2} deselected*"])
 
 
+@pytest.mark.parametrize("arguments", [(), ("--bottle-thorough",)], ids=["quick", "thorough"])
+def test_the_bench_knows_whether_to_be_thorough(
+    pytester: pytest.Pytester, arguments: tuple[str, ...]
+) -> None:
+    """What was chosen for the run reaches the checks."""
+    pytester.makepyfile(
+        f"def test_it(_bottle_bench): assert _bottle_bench.thorough is {bool(arguments)}"
+    )
+
+    pytester.runpytest(*arguments).assert_outcomes(passed=1)
+
+
 def test_a_mutant_from_the_command_line_is_red(pytester: pytest.Pytester) -> None:
     """`--bottle-mutant=ID` fails with exit status 1 and shows the check as violated."""
     result = pytester.run(
