@@ -19,7 +19,7 @@ from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
 from pytest_bottle.verdict import Finding, Verdict, combine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Feature, Topology
     from pytest_bottle.conformance.plan import Sweep
@@ -49,6 +49,7 @@ class Bench:
         spec: what its bottle is; of this the egress routes and the agent's command are the suite's.
         reopening: how another run of pytest comes to the same backend; None leaves it to the
             backend's own name.
+        checks: whose stimuli the survey fires; None for all of the package's own.
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
         ahead: the checks that will be run; of these some may run ahead, beside each other.
     """
@@ -59,10 +60,12 @@ class Bench:
         spec: BottleSpec = PLAIN,
         reopening: Reopening | None = None,
         *,
+        checks: Sequence[Check] | None = None,
         thorough: bool = False,
         ahead: Iterable[Check] = (),
     ) -> None:
         self.backend = backend
+        self._checks = checks
         self.thorough = thorough
         self._reopening = reopening
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
@@ -149,8 +152,8 @@ class Bench:
         """The survey's evidence; fired once, when the first check asks for it."""
         with self._common.lock:
             if self._common.evidence is None:
-                evidence = survey.conduct(self.backend, self.topology, all_checks())
-                self._common.evidence = evidence
+                checks = all_checks() if self._checks is None else self._checks
+                self._common.evidence = survey.conduct(self.backend, self.topology, checks)
             return self._common.evidence
 
     @property
