@@ -43,8 +43,10 @@ _BEHIND: Mapping[Feature, tuple[str, ...]] = {
     Feature.PRIVILEGED_PROBE: ("address",),
     Feature.OPEN_GUEST: ("address",),
     Feature.NEIGHBOUR: ("address",),
+    Feature.STRANGER: ("address",),
     Feature.AUDIT: ("audit",),
     Feature.FAULT: ("fault",),
+    Feature.FIREWALL_RELOAD: ("fault",),
     Feature.SESSION: ("session", "residue", "sweep"),
     Feature.INVENTORY: ("inventory",),
 }

@@ -139,13 +139,14 @@ def test_a_backend_that_keeps_the_contract(kind: type) -> None:
         (
             variant(features=frozenset(Feature) - {Feature.EXEC_ROOT, Feature.HOST_EXEC}),
             "declares Feature.AUDIT without audit(); declares Feature.FAULT without fault(); "
+            "declares Feature.FIREWALL_RELOAD without fault(); "
             "declares Feature.INVENTORY without inventory(); "
             "declares Feature.LAB without internet; declares Feature.LAB without trust(); "
             "declares Feature.NEIGHBOUR without address(); "
             "declares Feature.OPEN_GUEST without address(); "
             "declares Feature.PRIVILEGED_PROBE without address(); "
             "declares Feature.SESSION without session; declares Feature.SESSION without residue(); "
-            "declares Feature.SESSION without sweep()",
+            "declares Feature.SESSION without sweep(); declares Feature.STRANGER without address()",
         ),
         (
             variant(exec=lambda _, topology, vantage, argv: None),

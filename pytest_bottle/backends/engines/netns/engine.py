@@ -24,7 +24,12 @@ from pytest_bottle.backends.engines.netns import session as sessions
 from pytest_bottle.backends.engines.netns.awaited import Awaited
 from pytest_bottle.backends.engines.netns.client import Client, interpreter
 from pytest_bottle.backends.engines.netns.command import Command, Running
-from pytest_bottle.errors import BackendUnavailableError, BringUpError, ConfigurationError
+from pytest_bottle.errors import (
+    BackendUnavailableError,
+    BringUpError,
+    ConfigurationError,
+    NotSupported,
+)
 from pytest_bottle.internet.hermetic import Lab
 
 if TYPE_CHECKING:
@@ -79,12 +84,12 @@ class NetnsEngine:
         self._lab = Lab(socket.socket(fileno=witness), socket.socket(fileno=origin))
 
     def info(self) -> BackendInfo:
-        """Name the engine and what it can do: everything."""
+        """Name the engine and what it can do: all but reload a packet filter, for it has none."""
         kind = "root" if os.geteuid() == 0 else "rootless"
         return BackendInfo(
             name="netns",
             version=platform.release(),
-            features=frozenset(Feature),
+            features=frozenset(Feature) - {Feature.FIREWALL_RELOAD},
             detail=f"Linux {platform.release()}, {kind}, lab internet",
         )
 
@@ -277,6 +282,8 @@ class NetnsEngine:
 
     def fault(self, guest: str, fault: Fault, network: str) -> None:
         """Signal the guest's processes from within its PID namespace, or take its cable down."""
+        if fault not in _HARM:
+            raise NotSupported(f"netns cannot {fault.value}", seen="there is no packet filter")
         self.client.call("fault", guest=guest, kind=_HARM[fault], network=network)
 
     def configure(self, where: str, changes: Sequence[Sequence[object]]) -> None:
