@@ -214,6 +214,8 @@ class Topology(NamedTuple):
         resolvers: the DNS servers that the agent is meant to have; usually none.
         lacks: features of the backend that this very bottle does not have, for its sidecar is the
             user's own and writes no audit record, for example.
+        tls_opaque: declares that its sidecar does not look into the tunnels that it opens: what is
+            said in there to an approved host is a known residual, not a finding (PXY-07).
     """
 
     id: str
@@ -230,6 +232,7 @@ class Topology(NamedTuple):
     denial: DenialForm = DenialForm()
     resolvers: tuple[str, ...] = ()
     lacks: frozenset[Feature] = frozenset()
+    tls_opaque: bool = False
 
     @property
     def agent_address(self) -> str:

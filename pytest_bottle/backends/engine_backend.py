@@ -163,6 +163,7 @@ class EngineBackend:
             python=python,
             denial=spec.sidecar.denial,
             lacks=_lacks(spec, published),
+            tls_opaque=spec.sidecar.tls_opaque,
         )
 
     def _published(self, parts: _Parts, spec: BottleSpec) -> Endpoint | None:
