@@ -35,7 +35,9 @@ def tools(netns_works: None) -> None:
 
 def shown(when: str) -> str:
     """Find the verdicts that the page shows."""
-    return re.findall(rf"^<!-- verdicts: {when} -->\n```text\n(.*?)^```$", TEXT, re.M | re.S)[0]
+    found = re.search(rf"^<!-- verdicts: {when} -->\n```text\n(.*?)^```$", TEXT, re.M | re.S)
+    assert found is not None
+    return found[1]
 
 
 def files(when: str) -> dict[str, str]:

@@ -48,6 +48,7 @@ class Answer(NamedTuple):
     denial: DenialForm = DenialForm()
     resolvers: tuple[str, ...] = ()
     lacks: frozenset[Feature] = frozenset()
+    tls_opaque: bool = False
 
 
 class Unreadable(Exception):  # noqa: N818 - it becomes an error of the package's own
@@ -222,4 +223,5 @@ _FIELDS: Mapping[str, Reader] = {
     "denial": _denial,
     "resolvers": _resolvers,
     "lacks": _lacks,
+    "tls_opaque": Word.truth,
 }

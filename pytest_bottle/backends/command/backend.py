@@ -215,6 +215,7 @@ class CommandBackend(BackendBase):
             denial=answer.denial,
             resolvers=answer.resolvers,
             lacks=answer.lacks,
+            tls_opaque=answer.tls_opaque or spec.sidecar.tls_opaque,
         )
 
     # -- programs in guests ------------------------------------------------------------------------

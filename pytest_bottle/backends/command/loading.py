@@ -6,7 +6,15 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from pytest_bottle.backends.command.orders import ADDRESSED, PLACES, SAID, VERBS, WORDS, Orders
+from pytest_bottle.backends.command.orders import (
+    ADDRESSED,
+    FAULTS,
+    PLACES,
+    SAID,
+    VERBS,
+    WORDS,
+    Orders,
+)
 from pytest_bottle.manifest import read_document
 from pytest_bottle.part_words import argv
 from pytest_bottle.reading import TooMuchError, Word
@@ -86,6 +94,11 @@ def _together(root: Word, words: Mapping[str, Word], values: Mapping[str, Any]) 
             words[one].refuse(
                 f"this goes with {other}", f"both, or neither of them, such as {_LINE}", one
             )
+    faults = values.get("features", frozenset()).intersection(FAULTS)
+    if faults and "fault" not in verbs:
+        expected = f"fault: {_LINE}, which does it"
+        seen = ", ".join(sorted(one.value for one in faults))
+        words["features"].refuse("nothing does these faults", expected, seen)
     addressed = [place for place in ADDRESSED if place in places]
     if addressed and "address" not in verbs:
         expected = f"address: {_LINE}, which prints the address of a place"

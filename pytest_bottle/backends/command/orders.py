@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Feature, User, Vantage
+from pytest_bottle.backends.contract import FAULTS_OF, FEATURE_OF, Feature, User, Vantage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,16 +19,11 @@ PLACES: Mapping[str, Feature | None] = MappingProxyType(
     {
         "agent": None,
         "root": Feature.EXEC_ROOT,
-        "sidecar": None,
-        "host": Feature.HOST_EXEC,
-        "privileged": Feature.PRIVILEGED_PROBE,
-        "open": Feature.OPEN_GUEST,
-        "neighbour": Feature.NEIGHBOUR,
-        "bystander": None,
+        **{one.value: FEATURE_OF.get(one) for one in Vantage if one is not Vantage.AGENT},
     }
 )
 #: Places whose addresses others must be able to ask for.
-ADDRESSED = ("privileged", "open", "neighbour")
+ADDRESSED = tuple(one.value for one in FEATURE_OF if one is not Vantage.HOST)
 #: The other command lines, and the feature that each of them is.
 VERBS: Mapping[str, Feature | None] = MappingProxyType(
     {
@@ -43,8 +38,9 @@ VERBS: Mapping[str, Feature | None] = MappingProxyType(
         "sweep": Feature.SESSION,
     }
 )
-#: Features that no command line stands for, so that the file has to say them.
-SAID = (Feature.PUBLISH, Feature.IPV6)
+#: Features that the file has to say: no command line stands for them, or none that does no more.
+FAULTS = tuple(feature for feature in FAULTS_OF if feature is not Feature.FAULT)
+SAID = (Feature.PUBLISH, Feature.IPV6, Feature.HOST_APART, Feature.TRANSPARENT, *FAULTS)
 #: Words of a bottle that ``up`` may or may not understand.
 WORDS = ("command", "image", "rootfs", "networks")
 #: What a machine inside the lab has by itself.
