@@ -45,6 +45,7 @@ _BEHIND: Mapping[Feature, tuple[str, ...]] = {
     Feature.NEIGHBOUR: ("address",),
     Feature.AUDIT: ("audit",),
     Feature.FAULT: ("fault",),
+    Feature.STOP_ENGINE: ("fault",),
     Feature.SESSION: ("session", "residue", "sweep"),
     Feature.INVENTORY: ("inventory",),
 }

@@ -57,6 +57,8 @@ class Fault(enum.Enum):
     """Its outer leg is gone or down."""
     REMOVE_SIDECAR = "remove the sidecar"
     """The whole guest is gone, its addresses with it."""
+    STOP_ENGINE = "stop the engine"
+    """What brings bottles up is gone, as a daemon that crashed: only closing makes sense then."""
 
 
 class ExecResult(NamedTuple):
@@ -130,6 +132,8 @@ class Feature(enum.Enum):
     """The sidecar's decisions can be read."""
     FAULT = "fault"
     """Parts of a bottle can be killed, frozen, cut off and removed."""
+    STOP_ENGINE = "stop-engine"
+    """The session's engine can be made to go away, to see what becomes of its bottles."""
     SESSION = "session"
     """What a session of the backend left can be told from outside, and removed, by its identity."""
     INVENTORY = "inventory"

@@ -145,7 +145,8 @@ def test_a_backend_that_keeps_the_contract(kind: type) -> None:
             "declares Feature.OPEN_GUEST without address(); "
             "declares Feature.PRIVILEGED_PROBE without address(); "
             "declares Feature.SESSION without session; declares Feature.SESSION without residue(); "
-            "declares Feature.SESSION without sweep()",
+            "declares Feature.SESSION without sweep(); "
+            "declares Feature.STOP_ENGINE without fault()",
         ),
         (
             variant(exec=lambda _, topology, vantage, argv: None),

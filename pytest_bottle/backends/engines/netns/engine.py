@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import platform
+import signal
 import socket
 import uuid
 from typing import TYPE_CHECKING
@@ -277,7 +278,15 @@ class NetnsEngine:
 
     def fault(self, guest: str, fault: Fault, network: str) -> None:
         """Signal the guest's processes from within its PID namespace, or take its cable down."""
+        if fault is Fault.STOP_ENGINE:
+            self._stop()
+            return
         self.client.call("fault", guest=guest, kind=_HARM[fault], network=network)
+
+    def _stop(self) -> None:
+        """Kill the keeper, with which everything goes; wait until the kernel has taken it."""
+        os.kill(self.client.keeper_pid, signal.SIGKILL)
+        self.client.wait()
 
     def configure(self, where: str, changes: Sequence[Sequence[object]]) -> None:
         """Change routes, rules, links or settings of ``host``, ``lab`` or a guest (mutants do)."""
