@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.conformance import conditions, survey
+from pytest_bottle.conformance import conditions, rows, survey
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, NotSupported, Violation
 from pytest_bottle.firing import run_one
@@ -49,16 +49,18 @@ class Bench:
         self.backend = backend
         self.thorough = thorough
         self._reopening = reopening
+        self._described = replace(spec.spare, command=())
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
         self.topology = backend.up(self.spec)
         self._sibling: Topology | None = None
+        self._users: Topology | None = None
         self._evidence: Evidence | None = None
         self._check: Check | None = None
 
     def close(self) -> None:
         """Take the bottle down, and its sibling."""
         with contextlib.ExitStack() as stack:
-            for topology in filter(None, (self.topology, self._sibling)):
+            for topology in filter(None, (self.topology, self._sibling, self._users)):
                 stack.callback(self.backend.down, topology)
 
     @property
@@ -77,6 +79,13 @@ class Bench:
         if self._sibling is None:
             self._sibling = self.backend.up(self.spare)
         return self._sibling
+
+    @property
+    def described(self) -> Topology:
+        """A bottle with the routes of the specification itself, brought up when first asked for."""
+        if self._users is None:
+            self._users = self.backend.up(self._described)
+        return self._users
 
     @contextlib.contextmanager
     def another(self, spec: BottleSpec | None = None) -> Iterator[Topology]:
@@ -122,7 +131,8 @@ class Bench:
     def evidence(self) -> Evidence:
         """The survey's evidence; fired once, when the first check asks for it."""
         if self._evidence is None:
-            self._evidence = survey.conduct(self.backend, self.topology, all_checks())
+            checks = (*all_checks(), *rows.checks_of(self.spec.policy))
+            self._evidence = survey.conduct(self.backend, self.topology, checks)
         return self._evidence
 
     @property
@@ -147,7 +157,8 @@ class Bench:
         """Judge every claim of a check."""
         unmet = self.unmet()
         claims = [claim for claim in self.evidence.plan.claims if claim.check == check]
-        return [survey.judge_claim(self.evidence, claim, unmet) for claim in claims]
+        found = [survey.judge_claim(self.evidence, claim, unmet) for claim in claims]
+        return found + rows.judged(self.evidence, check, unmet)
 
     def unmet(self) -> str:
         """Name the condition of the whole survey that is not met; empty if all are."""
