@@ -202,11 +202,16 @@ def bench_for(
 ) -> Iterator[Bench]:
     """Set up the conformance suite's own bottle on a backend of its own."""
     from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.planning import known_checks
 
-    with open_backend(request.config, settings, kept_lines) as backend:
+    config = request.config
+    with open_backend(config, settings, kept_lines) as backend:
         lifetime = Lifetime(request, backend, settings.keep)
-        reopening = _reopening(request.config, settings)
-        bench = Bench(backend, settings.spec, reopening, thorough=settings.thorough)
+        bench = Bench(
+            *(backend, settings.spec, _reopening(config, settings)),
+            checks=known_checks(config),
+            thorough=settings.thorough,
+        )
         lifetime.add(bench)
         try:
             yield bench

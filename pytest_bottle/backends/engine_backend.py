@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends import own_sidecar, readiness
-from pytest_bottle.backends.contract import Endpoint, Feature, Topology, User, Vantage
+from pytest_bottle.backends.contract import Endpoint, Fault, Feature, Topology, User, Vantage
 from pytest_bottle.backends.engines.contract import ForwardRequest, GuestRequest, SidecarRequest
 from pytest_bottle.errors import BringUpError, ConfigurationError, TransportError
 from pytest_bottle.spec import BottleSpec
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import (
         BackendInfo,
         ExecResult,
-        Fault,
         GuestInfo,
         NetworkInfo,
         Resource,
@@ -360,8 +359,14 @@ class EngineBackend:
         return {part: text for part, text in found.items() if text}
 
     def fault(self, topology: Topology, fault: Fault) -> None:
-        """Do harm to the sidecar; the bottle is fit only to be taken down then."""
-        self.engine.fault(topology.sidecar.name, fault, topology.egress.name)
+        """Do harm to the sidecar, or let something happen to the agent or the host."""
+        guests = {
+            Fault.RESTART_AGENT: topology.agent.name,
+            Fault.CONNECT_AGENT: topology.agent.name,
+            Fault.RELOAD_FIREWALL: HOST,
+        }
+        guest = guests.get(fault, topology.sidecar.name)
+        self.engine.fault(guest, fault, topology.egress.name)
 
     @property
     def session(self) -> str:

@@ -16,7 +16,7 @@ from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
 from pytest_bottle.verdict import Finding, Verdict, combine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Feature, Topology
     from pytest_bottle.conformance.plan import Sweep
@@ -35,6 +35,7 @@ class Bench:
         spec: what its bottle is; of this the egress routes and the agent's command are the suite's.
         reopening: how another run of pytest comes to the same backend; None leaves it to the
             backend's own name.
+        checks: whose stimuli the survey fires; None for the package's own and the rows of ``spec``.
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
     """
 
@@ -44,9 +45,12 @@ class Bench:
         spec: BottleSpec = PLAIN,
         reopening: Reopening | None = None,
         *,
+        checks: Sequence[Check] | None = None,
         thorough: bool = False,
     ) -> None:
         self.backend = backend
+        own = (*all_checks(), *rows.checks_of(spec.policy))
+        self._checks = own if checks is None else checks
         self.thorough = thorough
         self._reopening = reopening
         self._described = replace(spec.spare, command=())
@@ -131,8 +135,7 @@ class Bench:
     def evidence(self) -> Evidence:
         """The survey's evidence; fired once, when the first check asks for it."""
         if self._evidence is None:
-            checks = (*all_checks(), *rows.checks_of(self.spec.policy))
-            self._evidence = survey.conduct(self.backend, self.topology, checks)
+            self._evidence = survey.conduct(self.backend, self.topology, self._checks)
         return self._evidence
 
     @property

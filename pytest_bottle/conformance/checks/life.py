@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_bottle.backends.contract import Fault, Feature, User, Vantage
+from pytest_bottle.backends.contract import LOSSES, Fault, Feature, User, Vantage
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.encounters import attempt, merge
 from pytest_bottle.conformance.registry import check
@@ -242,8 +242,8 @@ def losing_the_sidecar_fails_closed(bench: Bench) -> str:
     backend = bench.backend
     backend.trust()
     start = backend.internet.mark()
-    with ThreadPoolExecutor(len(Fault)) as pool:
-        everything = list(pool.map(lambda fault: _suffer(bench, fault), Fault))
+    with ThreadPoolExecutor(len(LOSSES)) as pool:
+        everything = list(pool.map(lambda fault: _suffer(bench, fault), LOSSES))
     hearing = backend.internet.heard(start)
     findings: dict[str, Finding] = {}
     for one in everything:
