@@ -180,11 +180,15 @@ def _ignored(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check every ``bottle`` marker before anything runs.
+    """Check every ``bottle`` marker before anything runs, and put checks in their order.
 
     Raises:
         pytest.UsageError: a marker cannot be read, or stands where no bottle would see it.
     """
+    if any("bottle_check" in getattr(item, "fixturenames", ()) for item in items):
+        from pytest_bottle.conformance import ahead
+
+        ahead.put_last(items)
     marked = [item for item in items if item.get_closest_marker("bottle")]
     if not marked:
         return

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_bottle.conformance.encounters import merge
 from pytest_bottle.firing import Operation, fire
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ def conduct(
     )
 
     def listen(shots: Iterable[Shot], since: Mark) -> Hearing:
-        more = fire(backend, topology, map(Operation.of, shots))
-        volley.records |= more.records
-        volley.failures |= more.failures
+        merge(volley, fire(backend, topology, map(Operation.of, shots)))
         return _settled(internet, since)
 
     before = listen(dict.fromkeys(one.controls[0] for one in asked), internet.mark())
