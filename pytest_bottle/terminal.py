@@ -18,11 +18,18 @@ _COLOURS = {"passed": "green", "violated": "red"}
 
 
 def summarise(
-    terminal: pytest.TerminalReporter, config: pytest.Config, reports: Sequence[Any]
+    terminal: pytest.TerminalReporter,
+    config: pytest.Config,
+    reports: Sequence[Any],
+    extent: str,
 ) -> None:
-    """Print our sections, those that have something to say about reports with facts of ours."""
+    """Print our sections, those that have something to say about reports with facts of ours.
+
+    ``extent`` says how long and how often checks tried: quick, or thorough.
+    """
     _print_inconclusive(terminal, config, reports)
-    _print_verdicts(terminal, _worst(one.bottle for one in reports if "id" in one.bottle))
+    verdicts = _worst(one.bottle for one in reports if "id" in one.bottle)
+    _print_verdicts(terminal, config, verdicts, extent)
 
 
 def _print_inconclusive(
@@ -51,10 +58,15 @@ def _worst(facts: Iterable[dict[str, str]]) -> dict[str, dict[str, str]]:
     return worst
 
 
-def _print_verdicts(terminal: pytest.TerminalReporter, verdicts: dict[str, dict[str, str]]) -> None:
+def _print_verdicts(
+    terminal: pytest.TerminalReporter,
+    config: pytest.Config,
+    verdicts: dict[str, dict[str, str]],
+    extent: str,
+) -> None:
     if not verdicts:
         return
-    terminal.section("bottle verdicts")
+    terminal.section(f"bottle verdicts ({extent})")
     for _, facts in sorted(verdicts.items()):
         verdict = facts["verdict"]
         terminal.write(f"{verdict.upper():<14}", **{_COLOURS.get(verdict, "yellow"): True})
@@ -64,12 +76,12 @@ def _print_verdicts(terminal: pytest.TerminalReporter, verdicts: dict[str, dict[
     counts = dict.fromkeys(_PRINTED, 0)
     for facts in verdicts.values():
         counts[facts["verdict"]] += 1
-    counts["not run"] += len(_without_verdict(verdicts))
+    counts["not run"] += len(_without_verdict(config, verdicts))
     terminal.line(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
-def _without_verdict(verdicts: dict[str, dict[str, str]]) -> list[Check]:
+def _without_verdict(config: pytest.Config, verdicts: dict[str, dict[str, str]]) -> list[Check]:
     """Find the checks that were left out: a run without them is no conformance."""
-    from pytest_bottle.conformance.registry import all_checks
+    from pytest_bottle.planning import planned_checks
 
-    return [check for check in all_checks() if check.id not in verdicts]
+    return [check for check in planned_checks(config) if check.id not in verdicts]

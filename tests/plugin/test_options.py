@@ -20,6 +20,7 @@ TABLE = {
     "backend": ("one", "two", "three"),
     "keep": ("always", "on-failure", "never"),
     "mutant": ("NET-01", "NET-04", "PXY-02"),
+    "profile": ("core@1", "strict@1", "all"),
     "scope": ("session", "module", "class"),
     "timeout": ("1.0", "2.0", "3.0"),
 }
@@ -87,6 +88,42 @@ def test_an_empty_variable_is_none(
 
     assert result.ret == 0
     result.stdout.no_fnmatch_line("bottle: *")
+
+
+@pytest.mark.parametrize(
+    ("cli", "env", "ini", "expected"),
+    [
+        (True, "0", "false", "thorough true (--bottle-thorough)"),
+        (False, "1", "false", "thorough 1 (BOTTLE_THOROUGH)"),
+        (False, "no", "true", "thorough no (BOTTLE_THOROUGH)"),
+        (False, "", "true", "thorough true (ini key bottle_thorough)"),
+    ],
+)
+def test_thorough(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    cli: bool,
+    env: str,
+    ini: str,
+    expected: str,
+) -> None:
+    """The flag has twins like any option; header, bench and summary all go by the same choice."""
+    monkeypatch.setenv("BOTTLE_THOROUGH", env)
+    pytester.makeini(f"[pytest]\nbottle_thorough = {ini}")
+    pytester.makepyfile(
+        """
+        def test(bottle_check, request):
+            settings = request.config.pluginmanager.get_plugin("bottle")._settings(request.config)
+            request.node.user_properties.append(("bottle_note", f"is {settings.thorough}"))
+        """
+    )
+
+    result = pytester.runpytest(*(["--bottle-thorough"] if cli else []), "-k", "NET-01")
+
+    is_thorough = " no " not in expected
+    word = "thorough" if is_thorough else "quick"
+    result.stdout.fnmatch_lines([f"bottle: *{expected}", f"=* bottle verdicts ({word}) =*"])
+    result.stdout.fnmatch_lines([f"*is {is_thorough}"])
 
 
 # -- the header --------------------------------------------------------------------------------
@@ -164,6 +201,7 @@ def test_the_environments_part_is_named(
     ("line", "expected"),
     [
         ("bottle_backend = netnz", "--bottle-backend (from ini key bottle_backend): 'netnz'"),
+        ("bottle_thorough = soon", "--bottle-thorough (from ini key bottle_thorough): "),
         ("bottle_timeout = soon", "--bottle-timeout (from ini key bottle_timeout): "),
         ("bottle_timeout = 0", "--bottle-timeout (from ini key bottle_timeout): expected seconds"),
     ],

@@ -181,7 +181,7 @@ def test_six_counts(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None
             "=* FAILURES =*",
             "*NET-01 VIOLATED: it leaks",
             "=* INCONCLUSIVE =*",
-            "=* bottle verdicts =*",
+            "=* bottle verdicts (quick) =*",
             "NOT RUN       CTL-01  *",
             "INCONCLUSIVE  CTL-02  *",
             "PASSED        CTL-03  Witness stays alive across each negative",

@@ -46,7 +46,7 @@ def no_capabilities(bench: Bench) -> str:
     session of the agent's user as in one of root's.
     """
     granted = _read(bench, Vantage.PRIVILEGED, User.ROOT, "self")["self"]
-    if not _held(granted) >= {"CapEff NET_ADMIN", "CapEff NET_RAW"}:
+    if not held(granted) >= {"CapEff NET_ADMIN", "CapEff NET_RAW"}:
         raise bench.inconclusive(
             f"the privileged probe's own mask does not read as such: {granted}"
         )
@@ -54,10 +54,10 @@ def no_capabilities(bench: Bench) -> str:
         for pid, status in _read(bench, Vantage.AGENT, user, "self", 1, "*").items():
             if None in (status.get(name) for name in _SETS):
                 raise bench.inconclusive(f"process {pid} as {user.value}: {status}")
-            if _held(status):
+            if held(status):
                 raise bench.violation(
                     f"process {pid} in a session of {user.value} holds "
-                    f"{', '.join(sorted(_held(status)))}"
+                    f"{', '.join(sorted(held(status)))}"
                 )
     return "all five sets clear, as the agent's user and as root"
 
@@ -72,7 +72,8 @@ def _read(
     return processes
 
 
-def _held(status: dict[str, str]) -> set[str]:
+def held(status: dict[str, str]) -> set[str]:
+    """Name the sets of a process and which forbidden capability each has."""
     return {
         f"{name} {capability}"
         for name in _SETS
@@ -188,6 +189,12 @@ def no_filter_changes(bench: Bench) -> str:
     """
     place = bench.backend, bench.topology
     before = bench.judged("NET-01") if bench.surveyed else again.net_01(*place)
+    refused = filters_are_refused(bench)
+    return f"{refused}; {_still_blocked(bench, before, again.net_01(*place))}"
+
+
+def filters_are_refused(bench: Bench) -> str:
+    """Require that the agent's calls for changes of packet filters fail."""
     what = {"kind": "filters"}
     may = _answers(bench, Vantage.PRIVILEGED, User.ROOT, what)
     proven = {
@@ -196,10 +203,9 @@ def no_filter_changes(bench: Bench) -> str:
     }
     if not all(proven.values()):
         raise bench.inconclusive(f"the privileged probe could do nothing either: {may}")
-    still = _still_blocked(bench, before, again.net_01(*place))
     rest = ", ".join(f"{n}: {may[n]}" for n in sorted(may) if n not in proven[User.AGENT])
     return (
-        f"{', '.join(proven[User.AGENT])} refused, as the agent's user and as root; {still}"
+        f"{', '.join(proven[User.AGENT])} refused, as the agent's user and as root"
         f"{f'; the privileged probe could not either: {rest}' if rest else ''}"
     )
 

@@ -229,7 +229,8 @@ _SIGNALS = (
 )
 #: What a signal may interrupt, and the seconds that it takes at the most.
 _MOMENTS = {"set-up": 0.1, "body": 0.05, "teardown": 0.05}
-_TRIALS = 6
+#: How many runs are interrupted, at once or, for the thorough, as many as the catalogue says.
+_TRIALS, _TRIALS_THOROUGH = 6, 50
 
 
 @check(
@@ -245,8 +246,8 @@ def signals_leave_nothing(bench: Bench) -> str:
     """One SIGINT, two in quick succession, SIGTERM and SIGHUP, at random moments of set-up, body
     and teardown, end with nothing left.
     """
-    trials = _draw(_TRIALS)
-    with ThreadPoolExecutor(len(trials)) as pool:
+    trials = _draw(_TRIALS_THOROUGH if bench.thorough else _TRIALS)
+    with ThreadPoolExecutor(_TRIALS) as pool:
         took = list(pool.map(lambda trial: _interrupt(bench, trial), trials))
     return f"{len(took)} runs interrupted, nothing left {max(took) * 1000:.0f} ms after their ends"
 
