@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import socket
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Seconds that the kernel may take over a killed engine; usually 0.02.
+_DEATH = 5.0
 _HARM = {
     Fault.KILL_SIDECAR: "kill",
     Fault.FREEZE_SIDECAR: "freeze",
@@ -327,6 +330,9 @@ class NetnsEngine:
         """Kill the keeper, with which everything goes; wait until the kernel has taken it."""
         os.kill(self.client.keeper_pid, signal.SIGKILL)
         self.client.wait()
+        end = time.monotonic() + _DEATH
+        while self.residue(self.session) and time.monotonic() < end:
+            time.sleep(0.005)
 
     def configure(self, where: str, changes: Sequence[Sequence[object]]) -> None:
         """Change routes, rules, links or settings of ``host``, ``lab`` or a guest (mutants do)."""
