@@ -20,6 +20,8 @@ from pytest_bottle.waiting import Condition, Port
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_bottle.rows import Row
+
 DEFAULT_PORTS = (80, 443)
 #: The alias and port of the networking spike (S18-S20).
 SPIKE_ALIAS = "127.0.0.31"
@@ -205,6 +207,7 @@ class SidecarSpec:
         environment: its variables.
         wait: when it counts as ready.
         denial: how it denies by policy.
+        tls_opaque: declares that it does not look into the tunnels that it opens (PXY-07).
     """
 
     command: tuple[str, ...] = ()
@@ -215,6 +218,7 @@ class SidecarSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     wait: Condition = Port()
     denial: DenialForm = DenialForm()
+    tls_opaque: bool = False
 
     def __post_init__(self) -> None:
         _check_port(self.port, "sidecar.port", lowest=1)
@@ -242,6 +246,7 @@ class BottleSpec:
         internal_subnet: the internal network's, in CIDR form; empty lets the engine choose.
         egress_subnet: the egress network's, likewise.
         timeout: seconds for each single step of the way up.
+        policy: what the conformance suite is to judge besides its own checks.
     """
 
     egress: tuple[EgressRoute, ...] = DEFAULT_EGRESS
@@ -255,6 +260,7 @@ class BottleSpec:
     internal_subnet: str = ""
     egress_subnet: str = ""
     timeout: float = 30.0
+    policy: tuple[Row, ...] = ()
 
     def __post_init__(self) -> None:
         number = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool)

@@ -37,6 +37,10 @@ class Vantage(enum.Enum):
     """L: a privileged guest on the egress network, beside the sidecar."""
     BYSTANDER = "bystander"
     """A second privileged guest on the internal network, at which a control of the first shows."""
+    STRANGER = "stranger"
+    """X: a privileged guest on a network that no bottle is on, such as an engine's default one."""
+    COMPANION = "companion"
+    """A second guest on the stranger's network, at which a control of the first shows."""
 
 
 class User(enum.Enum):
@@ -69,6 +73,8 @@ class Fault(enum.Enum):
     """The rules of the host's packet filter, or of its routing, are flushed and set anew."""
     CONNECT_AGENT = "connect the agent to the egress network"
     """As a third party might: the running agent gets one more leg, and a default route by it."""
+    STOP_ENGINE = "stop the engine"
+    """What brings bottles up is gone, as a daemon that crashed: only closing makes sense then."""
 
 
 #: The faults by which the sidecar is lost.
@@ -150,6 +156,8 @@ class Feature(enum.Enum):
     """The sidecar and the agent can be restarted."""
     FIREWALL_RELOAD = "firewall-reload"
     """The host's packet filter, or what stands for it, can be reloaded."""
+    STOP_ENGINE = "stop-engine"
+    """The session's engine can be made to go away, to see what becomes of its bottles."""
     CONNECT = "connect"
     """The running agent can be connected to the egress network, behind the suite's back."""
     TRANSPARENT = "transparent"
@@ -160,6 +168,10 @@ class Feature(enum.Enum):
     """What exists on the host can be listed."""
     IPV6 = "ipv6"
     """Its egress network and the far side speak IPv6."""
+    STRANGER = "stranger"
+    """Guests can be put on a network of the host that no bottle is on."""
+    HOST_APART = "host-apart"
+    """The bottle's host itself cannot reach the agent's ports."""
 
 
 #: What a backend must be able to do for each vantage point that not every bottle has.
@@ -169,6 +181,8 @@ FEATURE_OF = MappingProxyType(
         Vantage.OPEN: Feature.OPEN_GUEST,
         Vantage.PRIVILEGED: Feature.PRIVILEGED_PROBE,
         Vantage.NEIGHBOUR: Feature.NEIGHBOUR,
+        Vantage.STRANGER: Feature.STRANGER,
+        Vantage.COMPANION: Feature.STRANGER,
     }
 )
 
@@ -180,6 +194,7 @@ FAULTS_OF = MappingProxyType(
         Feature.RESTART: (Fault.RESTART_SIDECAR, Fault.RESTART_AGENT),
         Feature.FIREWALL_RELOAD: (Fault.RELOAD_FIREWALL,),
         Feature.CONNECT: (Fault.CONNECT_AGENT,),
+        Feature.STOP_ENGINE: (Fault.STOP_ENGINE,),
     }
 )
 
@@ -252,6 +267,8 @@ class Topology(NamedTuple):
         resolvers: the DNS servers that the agent is meant to have; usually none.
         lacks: features of the backend that this very bottle does not have, for its sidecar is the
             user's own and writes no audit record, for example.
+        tls_opaque: declares that its sidecar does not look into the tunnels that it opens: what is
+            said in there to an approved host is a known residual, not a finding (PXY-07).
     """
 
     id: str
@@ -268,6 +285,7 @@ class Topology(NamedTuple):
     denial: DenialForm = DenialForm()
     resolvers: tuple[str, ...] = ()
     lacks: frozenset[Feature] = frozenset()
+    tls_opaque: bool = False
 
     @property
     def agent_address(self) -> str:

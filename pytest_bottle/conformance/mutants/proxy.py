@@ -33,6 +33,30 @@ class AllowAll(_Permissive):
     more = (EgressRoute("*", (80, 443)),)
 
 
+@mutant("PXY-04", also={"PXY-12"})
+def decides_on_host() -> NetnsBackend:
+    """The sidecar decides on the Host header, and dials the request's target."""
+    return tampered("decides_on_host")
+
+
+@mutant("PXY-05", also={"PXY-06"})
+def judges_once() -> NetnsBackend:
+    """The sidecar judges the first request of each connection only; PXY-06 hides second ones."""
+    return tampered("judges_once")
+
+
+@mutant("PXY-06")
+def forwards_both_framings() -> NetnsBackend:
+    """The sidecar passes on messages that have both Content-Length and Transfer-Encoding."""
+    return tampered("forwards_both_framings")
+
+
+@mutant("PXY-07")
+def looks_into_no_tls() -> NetnsBackend:
+    """The sidecar goes by what CONNECT asked for, whatever TLS names inside."""
+    return tampered("looks_into_no_tls")
+
+
 @mutant("PXY-09")
 class AnyPort(_Permissive):
     """The sidecar forgets ports when it looks for a host in its list."""
@@ -102,7 +126,7 @@ class _Outside(NetnsEngine):
     "PXY-18",
     also={
         *("DNS-01", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
-        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05"),
+        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11"),
     },
 )
 def isolated_by_variables() -> NetnsBackend:
