@@ -38,7 +38,8 @@ def listen(operation: Operation, deadline: float) -> Record:
 
     One who says the word ``until`` is the last, so that nobody need guess how long it takes.
     A visitor that our answers do not reach cannot be accepted: it stays half open, and the kernel's
-    counters, from before and after, tell that it came. ``groups`` are multicast groups to be in.
+    counters, from before and after, tell that it came. ``groups`` are multicast groups to be in;
+    ``watch`` names ports of somebody else's, for half-open visitors only.
     """
     end = time.monotonic() + deadline
     before = _counters()
@@ -51,7 +52,7 @@ def listen(operation: Operation, deadline: float) -> Record:
             for address in filter(_is_known, operation.get("addresses", ("0.0.0.0",)))
         ]
         visitors = attend(doors, end, greeting, operation.get("until"))
-        half_open = _half_open(operation.get("tcp", ()))
+        half_open = _half_open([*operation.get("tcp", ()), *operation.get("watch", ())])
     return {
         "outcome": "listened",
         "visitors": visitors,
