@@ -159,7 +159,7 @@ def attend(
                     visitors.append(_take(sock, reply))
                 else:
                     connection, peer = sock.accept()
-                    silent[connection] = ["tcp", sock.getsockname()[1], peer[0]]
+                    silent[connection] = ["tcp", sock.getsockname()[1], _without_zone(peer[0])]
     for sock, visitor in silent.items():
         sock.close()
         visitors.append([*visitor, ""])
@@ -179,7 +179,11 @@ def _take(sock: socket.socket, reply: Reply) -> Visitor:
     answer = reply("udp", said)
     if answer:
         sock.sendto(answer, peer)
-    return ["udp", sock.getsockname()[1], peer[0], said.decode("latin-1")]
+    return ["udp", sock.getsockname()[1], _without_zone(peer[0]), said.decode("latin-1")]
+
+
+def _without_zone(address: str) -> str:
+    return address.partition("%")[0]
 
 
 @operation("abstract")
