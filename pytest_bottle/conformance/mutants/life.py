@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import LOSSES, Fault
-from pytest_bottle.conformance.mutants.base import Leaky, mutant
+from pytest_bottle.conformance.mutants.base import Leaky, NetnsBackend, mutant
+from pytest_bottle.conformance.mutants.proxy import tampered
 
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Topology
@@ -55,3 +56,9 @@ class KeyedToTheFirst(_Later):
         if fault is Fault.RESTART_AGENT:
             self.open_gateway(topology)
             self.give_default_route(topology)
+
+
+@mutant("LIFE-03")
+def policy_comes_late() -> NetnsBackend:
+    """The sidecar listens at once, and knows its policy 300 ms later."""
+    return tampered("knows_its_policy_late")
