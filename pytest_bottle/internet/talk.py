@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.guest import dnswire
@@ -116,7 +117,8 @@ class Talk:
             if not heard.startswith(ECHO) and not ECHO.startswith(heard):
                 from pytest_bottle.internet import web
 
-                web.converse(connection, heard, peer, scheme, self._log)
+                resolve = partial(self.answer_query, peer=peer, scheme=scheme)
+                web.converse(connection, heard, peer, scheme, self._log, resolve)
                 return
 
 

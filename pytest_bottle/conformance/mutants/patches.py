@@ -15,6 +15,8 @@ from pytest_bottle.guest import policy
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import h11
+
     from pytest_bottle.guest import proxy
 
     #: Tells the host to dial for the one that was asked for, or raises Stop.
@@ -51,6 +53,22 @@ def reads_to_the_nul() -> None:
         return decision._replace(host=front) if nul and decision.allowed else decision
 
     policy.Policy.decide = decide  # type: ignore[method-assign]
+
+
+def resolves_first() -> None:
+    """Look up what is asked for, and then look at the list."""
+    from pytest_bottle.guest import proxy
+
+    strict = proxy._Client._judge  # noqa: SLF001 - nobody else may have a way in
+
+    def judge(client: proxy._Client, request: h11.Request) -> policy.Verdict:
+        authority = request.target.decode().partition("://")[2] or request.target.decode()
+        with suppress(ValueError, policy.Stop):
+            host, _ = policy.split_authority(authority.partition("/")[0], 0)
+            client.sidecar.dialer.checked(policy.canonical_host(host))
+        return strict(client, request)
+
+    proxy._Client._judge = judge  # type: ignore[method-assign]  # noqa: SLF001 - likewise
 
 
 def socks_without_a_list() -> None:

@@ -1,0 +1,48 @@
+"""Mutants of the DNS checks about other protocols, other records, and the proxy's lookups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_bottle.backends.engines.netns.rtnetlink import Rule
+from pytest_bottle.conformance.mutants.base import Leaky, NetnsBackend, mutant
+from pytest_bottle.conformance.mutants.names import Forwards, GivesResolver
+from pytest_bottle.conformance.mutants.proxy import tampered
+
+if TYPE_CHECKING:
+    from pytest_bottle.backends.contract import Topology
+    from pytest_bottle.spec import BottleSpec
+
+
+@mutant("DNS-02", also={"NET-04"})
+class DnsOverTls(Leaky):
+    """TCP to port 853 of any IPv4 address gets out."""
+
+    def weaken(self, topology: Topology) -> None:
+        self.open_gateway(topology, Rule(0, protocol="tcp", port=853))
+        self.give_default_route(topology)
+
+
+class _Filters(Forwards):
+    """The agent's own resolver, at the sidecar, passes on some of what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(GivesResolver())
+
+    def up(self, spec: BottleSpec) -> Topology:
+        topology = super().up(spec)
+        self.forward(topology, topology.sidecar.name, topology.sidecar_address)
+        return topology._replace(resolvers=(topology.sidecar_address,))
+
+
+@mutant("DNS-05")
+class FiltersTwoTypes(_Filters):
+    """The agent's own resolver refuses questions for A and AAAA, and passes on all others."""
+
+    passes = r"data[-4:-2] not in (b'\0\1', b'\0\x1c')"
+
+
+@mutant("DNS-06", also={"DNS-02", "PXY-02", "PXY-03", "PXY-12"})
+def resolves_first() -> NetnsBackend:
+    """The sidecar looks a name up, and then looks at its list."""
+    return tampered("resolves_first")
