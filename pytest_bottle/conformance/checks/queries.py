@@ -231,3 +231,54 @@ def _unlooked(bench: Bench, name: str) -> str:
         for record in bench.evidence.since_opened
     )
     return "" if asked else f"the sidecar did not look up {name}, which it lets through"
+
+
+# -- below a name that is allowed ------------------------------------------------------------------
+
+_CHILDREN, _CHILDREN_BY_PROXY = "DNS-07 resolver", "DNS-07 proxy"
+#: How many children are asked for, in each way.
+_MANY = 50
+
+
+def _children(plan: Plan) -> None:
+    questions = [[f"{new_nonce()}.{ALLOWED}", dnswire.A] for _ in range(_MANY)]
+    what = {"kind": "ask", "questions": questions}
+    plan.during.append(Operation(_CHILDREN, Vantage.AGENT, what))
+    forms = [("CONNECT", "GET")[number % 2] for number in range(_MANY)]
+    asked = [_child(plan, form, number) for number, form in enumerate(forms)]
+    plan.during.append(talks.conversations(_CHILDREN_BY_PROXY, asked))
+
+
+def _child(plan: Plan, form: str, number: int) -> Talk:
+    nonce = new_nonce()
+    v4, v6 = plan.internet.addresses_of(ALLOWED)
+    to = Destination(f"{nonce}.{ALLOWED}".encode(), v4, v6, nonce)
+    return Talk(f"{form} {number}", plan.topology.proxy, DIALECTS[form](to), nonce)
+
+
+@check(
+    "DNS-07",
+    "Allowed zones are not a tunnel",
+    level=Level.STRICT,
+    severity=Severity.MEDIUM,
+    needs=_LAB,
+    evidence=(
+        "agentcage docs: apex-scoped dnsmasq",
+        "https://github.com/github/gh-aw-firewall/pull/68",
+    ),
+    stimuli=_children,
+)
+def allowed_zones_are_no_tunnel(bench: Bench) -> str:
+    """Where the rule is for one exact host, random children of that host are not resolved: neither
+    by the agent's resolver nor by the proxy. The catalogue also bounds what a wildcard lets out;
+    routes have no wildcards (PXY-13), so there is nothing to bound.
+    """
+    (asked,) = fired(bench, _CHILDREN)
+    operation = talks.held(bench.evidence.plan, _CHILDREN_BY_PROXY)
+    require_unheard(bench, [*_names(asked), *(f"{talk.nonce}." for talk in operation.talks)])
+    require_lookups_heard(bench)
+    doubts = talks.unusable(bench.evidence, operation) or _unlooked(bench, ALLOWED)
+    if doubts:
+        raise bench.inconclusive(doubts)
+    answers = sorted(_codes(record_of(bench, asked)))
+    return f"{_MANY} children by hand ({', '.join(answers)}) and {_MANY} by the proxy, none heard"

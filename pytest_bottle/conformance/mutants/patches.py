@@ -55,6 +55,20 @@ def reads_to_the_nul() -> None:
     policy.Policy.decide = decide  # type: ignore[method-assign]
 
 
+def matches_from_behind() -> None:
+    """Let a name through that ends with a listed one, wherever that begins."""
+    strict = policy.Policy.decide
+
+    def decide(self: policy.Policy, host: str, port: int) -> policy.Decision:
+        decision = strict(self, host, port)
+        listed = [name for name in self._ports if decision.host.endswith(name)]
+        if decision.reason != "not-allowed" or not listed:
+            return decision
+        return strict(self, listed[0], port)._replace(host=decision.host)
+
+    policy.Policy.decide = decide  # type: ignore[method-assign]
+
+
 def resolves_first() -> None:
     """Look up what is asked for, and then look at the list."""
     from pytest_bottle.guest import proxy
@@ -68,7 +82,7 @@ def resolves_first() -> None:
             client.sidecar.dialer.checked(policy.canonical_host(host))
         return strict(client, request)
 
-    proxy._Client._judge = judge  # type: ignore[method-assign]  # noqa: SLF001 - likewise
+    proxy._Client._judge = judge  # type: ignore[method-assign,assignment]  # noqa: SLF001 - likewise
 
 
 def socks_without_a_list() -> None:

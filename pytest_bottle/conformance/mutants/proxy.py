@@ -74,6 +74,12 @@ def socks_reads_to_the_nul() -> NetnsBackend:
     return tampered("socks_reads_to_the_nul")
 
 
+@mutant("PXY-13", also={"DNS-07", "PXY-12"})
+def matches_from_behind() -> NetnsBackend:
+    """The sidecar compares ends of names, and not from a dot on."""
+    return tampered("matches_from_behind")
+
+
 class _AnyAddress(NetnsEngine):
     """An engine whose sidecars may dial any address."""
 

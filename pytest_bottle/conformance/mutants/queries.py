@@ -46,3 +46,10 @@ class FiltersTwoTypes(_Filters):
 def resolves_first() -> NetnsBackend:
     """The sidecar looks a name up, and then looks at its list."""
     return tampered("resolves_first")
+
+
+@mutant("DNS-07")
+class PassesChildrenOn(_Filters):
+    """The agent's own resolver takes a rule for one host for a rule about all names below it."""
+
+    passes = r"b'\7allowed\4test\0' in data.lower()"

@@ -65,8 +65,9 @@ def ask(operation: Operation, deadline: float) -> Record:
             thread = threading.Thread(target=attempt_all, args=(server, *question), daemon=True)
             thread.start()
             threads.append(thread)
-    search = operation["search"]
-    library = look_up(search["name"], {"LOCALDOMAIN": search["domain"]}, deadline)
+    library, search = "", operation.get("search")
+    if search:
+        library = look_up(search["name"], {"LOCALDOMAIN": search["domain"]}, deadline)
     for thread in threads:
         thread.join()
     return {"outcome": "answered", "servers": servers, "answers": answers, "library": library}
