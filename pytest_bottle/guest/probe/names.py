@@ -27,9 +27,9 @@ def resolve(operation: Operation, deadline: float) -> Record:
     ``name`` goes to the C library, ``raw`` with types A and AAAA to the servers of resolv.conf; a
     guest without any asks its own loopback (resolv.conf(5)).
     """
-    servers = _servers("/etc/resolv.conf")
+    servers = servers_of("/etc/resolv.conf")
     answers = {
-        f"{server} {qtype}": _attempt_query(server, operation["raw"], qtype, deadline)
+        f"{server} {qtype}": ask_for(server, operation["raw"], qtype, deadline)
         for server in (servers or ["127.0.0.1"])
         for qtype in (1, 28)
     }
@@ -41,7 +41,7 @@ def resolve(operation: Operation, deadline: float) -> Record:
     return {"outcome": "answered", "servers": servers, "raw": answers, "library": library}
 
 
-def _servers(path: str) -> list[str]:
+def servers_of(path: str) -> list[str]:
     """The servers that a file in the form of resolv.conf(5) names."""
     return [words[1] for words in table(path) if words[:1] == ["nameserver"] and words[1:]]
 
@@ -53,12 +53,12 @@ def ask(operation: Operation, deadline: float) -> Record:
     With ``search`` the C library is told of a domain to search (resolv.conf(5)), and asked for a
     name in it.
     """
-    servers = _servers("/etc/resolv.conf")
+    servers = servers_of("/etc/resolv.conf")
     answers: dict[str, list[str]] = {}
     threads = []
 
     def attempt_all(server: str, name: str, qtype: int) -> None:
-        answers.setdefault(server, []).append(_attempt_query(server, name, qtype, deadline))
+        answers.setdefault(server, []).append(ask_for(server, name, qtype, deadline))
 
     for server in servers or ["127.0.0.1"]:
         for question in operation["questions"]:
@@ -94,7 +94,7 @@ def look_up(name: str, variables: dict[str, str], deadline: float) -> str:
     return words[-1] if words else f"status {done.returncode}"
 
 
-def _attempt_query(server: str, name: str, qtype: int, deadline: float) -> str:
+def ask_for(server: str, name: str, qtype: int, deadline: float) -> str:
     """Say what a server made of a question: ``rcode N``, or the error's own name."""
     question = _question(name, qtype)
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
