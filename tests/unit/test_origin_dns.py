@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
+import dns.message
 import dns.query
 import pytest
 from hypothesis import given
@@ -81,6 +82,30 @@ def test_other_names_do_not_exist(running: Running, name: str) -> None:
 def test_a_text_record_repeats_the_question(running: Running) -> None:
     """A lookup of a nonce can be told from a cached or made-up answer."""
     assert query(running, "n8.allowed.test", "TXT") == ("NOERROR", ['"n8.allowed.test"'])
+
+
+def test_a_question_may_come_over_https(running: Running) -> None:
+    """Whoever posts a DNS message gets one back (RFC 8484), and it is logged as a question."""
+    since, message = running.client.mark(), dns.message.make_query("n7.denied.test", "A")
+    body, form = message.to_wire(), {"Content-Type": "application/dns-message"}
+    with closing(running.http()) as connection:
+        connection.request("POST", "/dns-query", body, form)
+        answer = connection.getresponse()
+        data = answer.read()
+
+    assert answer.getheader("Content-Type") == "application/dns-message"
+    assert dns.message.from_wire(data).answer[0][0].address == running.client.address("denied.test")
+    assert [entry.name for entry in running.client.dns_log(since)] == ["n7.denied.test"]
+
+
+def test_what_is_no_question_over_https_is_answered_like_any_request(running: Running) -> None:
+    """Without the message's own type, or without a message."""
+    for body, form in ((b"x", "application/dns-message"), (b"x" * 40, "text/plain")):
+        with closing(running.http()) as connection:
+            connection.request("POST", "/dns-query", body, {"Content-Type": form})
+            answer = connection.getresponse()
+            answer.read()
+        assert answer.getheader("Content-Type") == "application/json"
 
 
 def test_another_type_has_no_data(running: Running) -> None:

@@ -26,7 +26,10 @@ class _Permissive(NetnsBackend):
         return super().up(dataclasses.replace(spec, egress=(*spec.egress, *self.more)))
 
 
-@mutant("PXY-02", also={"PXY-03", "PXY-12"})
+@mutant(
+    "PXY-02",
+    also={"DNS-02", "DNS-06", "DNS-07", "PXY-03", "PXY-12", "PXY-13"},
+)
 class AllowAll(_Permissive):
     """The sidecar's default action is allow."""
 
@@ -50,13 +53,13 @@ def tampered(patch: str) -> NetnsBackend:
     return patched(f"patches = {{}}; exec({source!r}, patches); patches[{patch!r}]()")
 
 
-@mutant("PXY-03", also={"PXY-02", "PXY-12"})
+@mutant("PXY-03", also={"DNS-06", "DNS-07", "PXY-02", "PXY-12", "PXY-13"})
 def lists_for_connect_only() -> NetnsBackend:
     """The sidecar looks at its list when it is asked for a tunnel, and only then."""
     return tampered("lists_for_connect_only")
 
 
-@mutant("PXY-03-M2", also={"PXY-12"})
+@mutant("PXY-03-M2", also={"DNS-06", "PXY-12"})
 def socks_without_a_list() -> NetnsBackend:
     """The sidecar speaks SOCKS5 too, TCP and UDP, and there it has no list."""
     return tampered("socks_without_a_list")
@@ -107,7 +110,7 @@ class _Outside(NetnsEngine):
 @mutant(
     "PXY-18",
     also={
-        *("DNS-01", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
+        *("DNS-01", "DNS-02", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
         *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05"),
     },
 )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-import subprocess
 import sys
-import tempfile
 
 from pytest_bottle.guest.probe.core import ECHO, answer, operation
 from pytest_bottle.guest.probe.names import ask_for, look_up, servers_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_bottle.guest.probe.core import Operation, Record
 
 _RESOLV, _HOSTS = "/etc/resolv.conf", "/etc/hosts"
@@ -66,10 +67,10 @@ def _by_hosts(server: str, name: str, nonce: str, deadline: float) -> str:
 
 
 def _covered(server: str, name: str, deadline: float) -> str:
-    with tempfile.NamedTemporaryFile("w") as file:
-        file.write(f"nameserver {server}\n")
-        file.flush()
-        argv = [sys.executable, "-I", "-S", "-c", _MOUNT, file.name, _RESOLV, name]
+    import subprocess
+
+    with _file(f"nameserver {server}\n") as path:
+        argv = [sys.executable, "-I", "-S", "-c", _MOUNT, path, _RESOLV, name]
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=deadline + 15.0
         )
@@ -78,19 +79,26 @@ def _covered(server: str, name: str, deadline: float) -> str:
 
 
 def _copied(server: str, name: str, deadline: float) -> str:
-    with tempfile.NamedTemporaryFile("w") as file:
-        file.write(f"nameserver {server}\n")
-        file.flush()
-        (first,) = servers_of(file.name)
+    with _file(f"nameserver {server}\n") as path:
+        (first,) = servers_of(path)
         return ask_for(first, name, 1, deadline)
 
 
 def _by_variables(name: str, deadline: float) -> str:
     """Make the library expand a bare label, by a search list and by an alias (hostname(7))."""
     label, _, domain = name.partition(".")
+    with _file(f"bottlealias {name}\n") as path:
+        found = look_up("bottlealias", {"HOSTALIASES": path}, deadline)
+    return f"{look_up(label, {'LOCALDOMAIN': domain}, deadline)}; alias: {found}"
+
+
+@contextlib.contextmanager
+def _file(text: str) -> Iterator[str]:
+    """Lend out the path of a file that anybody may read."""
+    import tempfile
+
     with tempfile.NamedTemporaryFile("w") as file:
-        file.write(f"bottlealias {name}\n")
+        file.write(text)
         file.flush()
         os.chmod(file.name, 0o644)
-        found = look_up("bottlealias", {"HOSTALIASES": file.name}, deadline)
-    return f"{look_up(label, {'LOCALDOMAIN': domain}, deadline)}; alias: {found}"
+        yield file.name
