@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Backend, Topology
     from pytest_bottle.bottle import Bottle
     from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.conformance.registry import Check
     from pytest_bottle.conformance.runs import Reopening
     from pytest_bottle.settings import Settings
     from pytest_bottle.spec import BottleSpec
@@ -202,16 +203,36 @@ def bench_for(
 ) -> Iterator[Bench]:
     """Set up the conformance suite's own bottle on a backend of its own."""
     from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.planning import known_checks
 
-    with open_backend(request.config, settings, kept_lines) as backend:
+    config = request.config
+    with open_backend(config, settings, kept_lines) as backend:
         lifetime = Lifetime(request, backend, settings.keep)
-        reopening = _reopening(request.config, settings)
-        bench = Bench(backend, settings.spec, reopening, thorough=settings.thorough)
+        bench = Bench(
+            backend,
+            settings.spec,
+            _reopening(config, settings),
+            checks=known_checks(config),
+            thorough=settings.thorough,
+            ahead=_asked_for(request),
+        )
         lifetime.add(bench)
         try:
             yield bench
         finally:
-            lifetime.end()
+            try:
+                bench.finish()
+            finally:
+                lifetime.end()
+
+
+def _asked_for(request: pytest.FixtureRequest) -> list[Check]:
+    """Name the checks that this run will ask for; a worker of xdist does not know which."""
+    from pytest_bottle.conformance.ahead import checks_of
+
+    if hasattr(request.config, "workerinput"):
+        return []
+    return checks_of(request.session.items)
 
 
 def _reopening(config: pytest.Config, settings: Settings) -> Reopening:

@@ -36,6 +36,11 @@ _OPTIONS = (
     ("internet", "KIND", "what the egress network leads to: lab (the default)"),
     ("keep", "WHEN", "let bottles outlive the run: never (the default), on-failure, always"),
     ("mutant", "ID", "weaken the backend on purpose, to see the check of that ID fail"),
+    (
+        "profile",
+        "NAME",
+        "what is checked: core@1, strict@1, transparent@1, all (the default)",
+    ),
     ("scope", "SCOPE", "a bottle's life: function (the default), class, module, session"),
     ("thorough", "", "let checks take the catalogue's durations and repeats, not quick ones"),
     ("timeout", "SECONDS", "for each step of a bottle's way up: 0.1 to 3600 (default: 30)"),
@@ -43,7 +48,6 @@ _OPTIONS = (
 #: The types of ini values that TOML can say better than by a string.
 _INI_TYPES: dict[str, Literal["bool", "float"]] = {"thorough": "bool", "timeout": "float"}
 _CHOICES: pytest.StashKey[dict[str, Choice]] = pytest.StashKey()
-_SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _KEPT: pytest.StashKey[list[str]] = pytest.StashKey()
 _BEGAN: pytest.StashKey[int] = pytest.StashKey()
 
@@ -107,7 +111,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if choices or config.hook.pytest_bottle_backends.get_hookimpls():
         from pytest_bottle import settings
 
-        config.stash[_SETTINGS] = settings.read(choices, config)
+        settings.hold(config, choices)
 
 
 def _choices(config: pytest.Config) -> dict[str, Choice]:
@@ -146,11 +150,9 @@ def _ini(config: pytest.Config, name: str) -> object:
 
 def _settings(config: pytest.Config) -> Settings:
     """What holds; whoever chose nothing comes here only when a fixture is used."""
-    if _SETTINGS not in config.stash:
-        from pytest_bottle.settings import Settings
+    from pytest_bottle import settings
 
-        config.stash[_SETTINGS] = Settings()
-    return config.stash[_SETTINGS]
+    return settings.of(config)
 
 
 def _scope(fixture_name: str, config: pytest.Config) -> Scope:
@@ -178,11 +180,15 @@ def _ignored(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check every ``bottle`` marker before anything runs.
+    """Check every ``bottle`` marker before anything runs, and put checks in their order.
 
     Raises:
         pytest.UsageError: a marker cannot be read, or stands where no bottle would see it.
     """
+    if any("bottle_check" in getattr(item, "fixturenames", ()) for item in items):
+        from pytest_bottle.conformance import ahead
+
+        ahead.put_last(items)
     marked = [item for item in items if item.get_closest_marker("bottle")]
     if not marked:
         return
@@ -201,11 +207,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give the conformance test one item for each check."""
+    """Give the conformance test one item for each check that is planned."""
     if "bottle_check" in metafunc.fixturenames:
-        from pytest_bottle.conformance.registry import all_checks
+        from pytest_bottle.planning import planned_checks
 
-        checks = all_checks()
+        checks = planned_checks(metafunc.config)
         metafunc.parametrize("bottle_check", checks, ids=[check.id for check in checks])
 
 

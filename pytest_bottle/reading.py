@@ -184,6 +184,12 @@ class Word:
             return lowest
         return self.value
 
+    def truth(self) -> bool:
+        """Read a yes or a no."""
+        if not isinstance(self.value, bool):
+            self.refuse("this is neither true nor false", "true or false")
+        return self.value is True
+
     def choice(self, *known: str) -> str:
         """Read one of a few texts."""
         if not isinstance(self.value, str) or self.value not in known:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_bottle.backends import selection
+from pytest_bottle.conformance.profiles import DEFAULT, PROFILES
 from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.reading import unknown
 from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleSpec
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 SCOPES = ("function", "class", "module", "session")
 #: Where the configuration file was found that nobody named.
 DISCOVERED = "found in the rootdir"
+#: What holds in a session; whoever chose nothing gets it when somebody first asks.
+_SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _WORDS = {
     "internet": ("lab",),
     "keep": ("never", "on-failure", "always"),
+    "profile": (*PROFILES,),
     "scope": SCOPES,
     "thorough": (*_TRUE, *_FALSE),
 }
@@ -49,6 +53,7 @@ class Settings:
     Attributes:
         backend: its name; empty leaves it to detection.
         mutant: the check whose mutant stands in for the backend; empty for none.
+        profile: the name of what the conformance suite is to check.
         thorough: whether checks take the catalogue's durations and numbers of repeats.
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
@@ -59,6 +64,7 @@ class Settings:
     internet: str = "lab"
     keep: str = "never"
     mutant: str = ""
+    profile: str = DEFAULT
     scope: str = "function"
     thorough: bool = False
     spec: BottleSpec = PLAIN
@@ -77,6 +83,16 @@ class Settings:
 
             return checked(name, self.offered[name])
         return selection.BUILT_IN[name]()
+
+
+def of(config: pytest.Config) -> Settings:
+    """Tell what holds in a session."""
+    return config.stash.setdefault(_SETTINGS, Settings())
+
+
+def hold(config: pytest.Config, choices: Mapping[str, Choice]) -> None:
+    """Check what was chosen, and let it hold in this session."""
+    config.stash[_SETTINGS] = read(choices, config)
 
 
 def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:

@@ -197,4 +197,5 @@ SIDECAR: dict[str, Reader] = {
     "env": env,
     "wait": _wait,
     "denial": _denial,
+    "tls_opaque": lambda word: word.truth(),
 }

@@ -205,6 +205,7 @@ class SidecarSpec:
         environment: its variables.
         wait: when it counts as ready.
         denial: how it denies by policy.
+        tls_opaque: declares that it does not look into the tunnels that it opens (PXY-07).
     """
 
     command: tuple[str, ...] = ()
@@ -215,6 +216,7 @@ class SidecarSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     wait: Condition = Port()
     denial: DenialForm = DenialForm()
+    tls_opaque: bool = False
 
     def __post_init__(self) -> None:
         _check_port(self.port, "sidecar.port", lowest=1)

@@ -28,7 +28,8 @@ def summarise(
     ``extent`` says how long and how often checks tried: quick, or thorough.
     """
     _print_inconclusive(terminal, config, reports)
-    _print_verdicts(terminal, _worst(one.bottle for one in reports if "id" in one.bottle), extent)
+    verdicts = _worst(one.bottle for one in reports if "id" in one.bottle)
+    _print_verdicts(terminal, config, verdicts, extent)
 
 
 def _print_inconclusive(
@@ -58,7 +59,10 @@ def _worst(facts: Iterable[dict[str, str]]) -> dict[str, dict[str, str]]:
 
 
 def _print_verdicts(
-    terminal: pytest.TerminalReporter, verdicts: dict[str, dict[str, str]], extent: str
+    terminal: pytest.TerminalReporter,
+    config: pytest.Config,
+    verdicts: dict[str, dict[str, str]],
+    extent: str,
 ) -> None:
     if not verdicts:
         return
@@ -72,12 +76,12 @@ def _print_verdicts(
     counts = dict.fromkeys(_PRINTED, 0)
     for facts in verdicts.values():
         counts[facts["verdict"]] += 1
-    counts["not run"] += len(_without_verdict(verdicts))
+    counts["not run"] += len(_without_verdict(config, verdicts))
     terminal.line(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
-def _without_verdict(verdicts: dict[str, dict[str, str]]) -> list[Check]:
+def _without_verdict(config: pytest.Config, verdicts: dict[str, dict[str, str]]) -> list[Check]:
     """Find the checks that were left out: a run without them is no conformance."""
-    from pytest_bottle.conformance.registry import all_checks
+    from pytest_bottle.planning import planned_checks
 
-    return [check for check in all_checks() if check.id not in verdicts]
+    return [check for check in planned_checks(config) if check.id not in verdicts]

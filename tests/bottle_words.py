@@ -48,6 +48,7 @@ SIDECARS = st.builds(
     environment=VARIABLES,
     wait=CONDITIONS,
     denial=st.builds(DenialForm, st.integers(400, 599), NAME),
+    tls_opaque=st.booleans(),
 )
 
 
@@ -104,6 +105,7 @@ def _sidecar(spec: SidecarSpec) -> dict[str, Any]:
         "environment": dict(spec.environment),
         "wait": wait_of(spec.wait),
         "denial": {"status": spec.denial.status, "header": spec.denial.header},
+        "tls_opaque": spec.tls_opaque,
     }
 
 

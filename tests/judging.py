@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.registry import all_checks
-from pytest_bottle.errors import Inconclusive, Violation
+from pytest_bottle.errors import Inconclusive, NotSupported, Violation
 from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def judge(backend: Backend, also: str = "") -> dict[str, Verdict]:
                 verdicts[check.id] = Verdict.VIOLATED
             except Inconclusive:
                 verdicts[check.id] = Verdict.INCONCLUSIVE
+            except NotSupported:
+                verdicts[check.id] = Verdict.NOT_SUPPORTED
         bench.close()
     finally:
         backend.close()

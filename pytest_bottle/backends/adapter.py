@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pytest_bottle.backends.base import BackendBase, Refusals
 from pytest_bottle.backends.contract import (
+    FAULTS_OF,
     FEATURE_OF,
     BackendInfo,
     ExecResult,
@@ -43,8 +44,9 @@ _BEHIND: Mapping[Feature, tuple[str, ...]] = {
     Feature.PRIVILEGED_PROBE: ("address",),
     Feature.OPEN_GUEST: ("address",),
     Feature.NEIGHBOUR: ("address",),
+    Feature.STRANGER: ("address",),
     Feature.AUDIT: ("audit",),
-    Feature.FAULT: ("fault",),
+    **dict.fromkeys(FAULTS_OF, ("fault",)),
     Feature.SESSION: ("session", "residue", "sweep"),
     Feature.INVENTORY: ("inventory",),
 }
@@ -229,6 +231,8 @@ class _Checked:
         features = [feature for feature, names in _BEHIND.items() if name in names]
         if name in ("exec", "address"):
             features = [f for v, f in FEATURE_OF.items() if v in args]
+        if name == "fault":
+            features = [f for f, faults in FAULTS_OF.items() if args[1] in faults]
         if name == "exec" and keywords.get("user") is User.ROOT and Vantage.AGENT in args:
             features.append(Feature.EXEC_ROOT)
         lacks = args[0].lacks if args and isinstance(args[0], Topology) else frozenset()

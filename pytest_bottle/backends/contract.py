@@ -37,6 +37,10 @@ class Vantage(enum.Enum):
     """L: a privileged guest on the egress network, beside the sidecar."""
     BYSTANDER = "bystander"
     """A second privileged guest on the internal network, at which a control of the first shows."""
+    STRANGER = "stranger"
+    """X: a privileged guest on a network that no bottle is on, such as an engine's default one."""
+    COMPANION = "companion"
+    """A second guest on the stranger's network, at which a control of the first shows."""
 
 
 class User(enum.Enum):
@@ -47,7 +51,11 @@ class User(enum.Enum):
 
 
 class Fault(enum.Enum):
-    """What a backend can do to a part of a bottle, which is fit only to be taken down then."""
+    """What a backend can do to a part of a bottle, or let somebody else do to it.
+
+    After a loss (:data:`LOSSES`) a bottle is fit only to be taken down; after any other fault it is
+    meant to work.
+    """
 
     KILL_SIDECAR = "kill the sidecar"
     """Its processes get SIGKILL, as from the kernel when memory runs out; the guest stays."""
@@ -57,6 +65,18 @@ class Fault(enum.Enum):
     """Its outer leg is gone or down."""
     REMOVE_SIDECAR = "remove the sidecar"
     """The whole guest is gone, its addresses with it."""
+    RESTART_SIDECAR = "restart the sidecar"
+    """It is stopped and started again, as itself: it serves on return, at the same addresses."""
+    RESTART_AGENT = "restart the agent"
+    """Its guest is stopped and started again, and its own command with it; its address stays."""
+    RELOAD_FIREWALL = "reload the host's firewall"
+    """The rules of the host's packet filter, or of its routing, are flushed and set anew."""
+    CONNECT_AGENT = "connect the agent to the egress network"
+    """As a third party might: the running agent gets one more leg, and a default route by it."""
+
+
+#: The faults by which the sidecar is lost.
+LOSSES = (Fault.KILL_SIDECAR, Fault.FREEZE_SIDECAR, Fault.CUT_EGRESS, Fault.REMOVE_SIDECAR)
 
 
 class ExecResult(NamedTuple):
@@ -129,13 +149,25 @@ class Feature(enum.Enum):
     AUDIT = "audit"
     """The sidecar's decisions can be read."""
     FAULT = "fault"
-    """Parts of a bottle can be killed, frozen, cut off and removed."""
+    """The sidecar can be killed, frozen, cut off and removed (:data:`LOSSES`)."""
+    RESTART = "restart"
+    """The sidecar and the agent can be restarted."""
+    FIREWALL_RELOAD = "firewall-reload"
+    """The host's packet filter, or what stands for it, can be reloaded."""
+    CONNECT = "connect"
+    """The running agent can be connected to the egress network, behind the suite's back."""
+    TRANSPARENT = "transparent"
+    """The sidecar takes the agent's direct traffic: programs need no proxy variables."""
     SESSION = "session"
     """What a session of the backend left can be told from outside, and removed, by its identity."""
     INVENTORY = "inventory"
     """What exists on the host can be listed."""
     IPV6 = "ipv6"
     """Its egress network and the far side speak IPv6."""
+    STRANGER = "stranger"
+    """Guests can be put on a network of the host that no bottle is on."""
+    HOST_APART = "host-apart"
+    """The bottle's host itself cannot reach the agent's ports."""
 
 
 #: What a backend must be able to do for each vantage point that not every bottle has.
@@ -145,6 +177,19 @@ FEATURE_OF = MappingProxyType(
         Vantage.OPEN: Feature.OPEN_GUEST,
         Vantage.PRIVILEGED: Feature.PRIVILEGED_PROBE,
         Vantage.NEIGHBOUR: Feature.NEIGHBOUR,
+        Vantage.STRANGER: Feature.STRANGER,
+        Vantage.COMPANION: Feature.STRANGER,
+    }
+)
+
+
+#: Which faults stand behind which feature.
+FAULTS_OF = MappingProxyType(
+    {
+        Feature.FAULT: LOSSES,
+        Feature.RESTART: (Fault.RESTART_SIDECAR, Fault.RESTART_AGENT),
+        Feature.FIREWALL_RELOAD: (Fault.RELOAD_FIREWALL,),
+        Feature.CONNECT: (Fault.CONNECT_AGENT,),
     }
 )
 
@@ -170,6 +215,8 @@ class BackendInfo(NamedTuple):
         emulated: True when it only behaves like the platform of its name.
         detail: one line for the report header: kernel, rootless or not.
         mutant: which mutant it is, if it was weakened on purpose.
+        disposable_host: the bottles' host is made for the session and goes with it, so that a check
+            may change it; any other is changed only if the user allows it.
     """
 
     name: str
@@ -178,6 +225,7 @@ class BackendInfo(NamedTuple):
     emulated: bool = False
     detail: str = ""
     mutant: str = ""
+    disposable_host: bool = False
 
 
 class NetworkInfo(NamedTuple):
@@ -214,6 +262,8 @@ class Topology(NamedTuple):
         resolvers: the DNS servers that the agent is meant to have; usually none.
         lacks: features of the backend that this very bottle does not have, for its sidecar is the
             user's own and writes no audit record, for example.
+        tls_opaque: declares that its sidecar does not look into the tunnels that it opens: what is
+            said in there to an approved host is a known residual, not a finding (PXY-07).
     """
 
     id: str
@@ -230,6 +280,7 @@ class Topology(NamedTuple):
     denial: DenialForm = DenialForm()
     resolvers: tuple[str, ...] = ()
     lacks: frozenset[Feature] = frozenset()
+    tls_opaque: bool = False
 
     @property
     def agent_address(self) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends import own_sidecar, readiness
-from pytest_bottle.backends.contract import Endpoint, Feature, Topology, User, Vantage
+from pytest_bottle.backends.contract import Endpoint, Fault, Feature, Topology, User, Vantage
 from pytest_bottle.backends.engines.contract import ForwardRequest, GuestRequest, SidecarRequest
 from pytest_bottle.errors import BringUpError, ConfigurationError, TransportError
 from pytest_bottle.spec import BottleSpec
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import (
         BackendInfo,
         ExecResult,
-        Fault,
         GuestInfo,
         NetworkInfo,
         Resource,
@@ -53,6 +52,11 @@ _TRUST = dict.fromkeys(
 #: How long the agent's own command must live to count as started, in seconds.
 _SETTLE = 0.25
 _VERSION = "import sys; print('new enough' if sys.version_info >= (3, 8) else sys.version)"
+#: Guests of the suite's own that have NET_ADMIN and NET_RAW.
+_PRIVILEGED = (
+    *(Vantage.PRIVILEGED, Vantage.BYSTANDER, Vantage.NEIGHBOUR),
+    *(Vantage.STRANGER, Vantage.COMPANION),
+)
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _NO_PROXY = "localhost,127.0.0.1,::1"
 
@@ -163,6 +167,7 @@ class EngineBackend:
             python=python,
             denial=spec.sidecar.denial,
             lacks=_lacks(spec, published),
+            tls_opaque=spec.sidecar.tls_opaque,
         )
 
     def _published(self, parts: _Parts, spec: BottleSpec) -> Endpoint | None:
@@ -303,7 +308,7 @@ class EngineBackend:
     def _place(self, topology: Topology, vantage: Vantage, user: User) -> tuple[str, str]:
         if vantage is Vantage.HOST:
             return HOST, user.value
-        if vantage in (Vantage.PRIVILEGED, Vantage.NEIGHBOUR, Vantage.BYSTANDER):
+        if vantage in _PRIVILEGED:
             return self._guest(topology, vantage).name, "privileged"
         return self._guest(topology, vantage).name, user.value
 
@@ -331,6 +336,9 @@ class EngineBackend:
         elif vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
             networks = (topology.egress.name,)
             request = GuestRequest(name, networks, name, _TRUST, RESOLVER.host, rootfs=rootfs)
+        elif vantage in (Vantage.STRANGER, Vantage.COMPANION):
+            networks = (self._strangers(topology),)
+            request = GuestRequest(name, networks, name, rootfs=rootfs)
         else:
             raise ConfigurationError("nothing can be attached there", where=vantage.value)
         try:
@@ -341,6 +349,13 @@ class EngineBackend:
                 self.engine.remove_guests((name,))
             raise
         return guest
+
+    def _strangers(self, topology: Topology) -> str:
+        """Give the network beside a bottle's own; make it first if need be."""
+        name = f"{topology.id}-strangers"
+        if name not in self._bottles[topology.id].networks:
+            self._network(topology.id, "strangers", "")
+        return name
 
     # -- the rest ---------------------------------------------------------------------
 
@@ -360,8 +375,14 @@ class EngineBackend:
         return {part: text for part, text in found.items() if text}
 
     def fault(self, topology: Topology, fault: Fault) -> None:
-        """Do harm to the sidecar; the bottle is fit only to be taken down then."""
-        self.engine.fault(topology.sidecar.name, fault, topology.egress.name)
+        """Do harm to the sidecar, or let something happen to the agent or the host."""
+        guests = {
+            Fault.RESTART_AGENT: topology.agent.name,
+            Fault.CONNECT_AGENT: topology.agent.name,
+            Fault.RELOAD_FIREWALL: HOST,
+        }
+        guest = guests.get(fault, topology.sidecar.name)
+        self.engine.fault(guest, fault, topology.egress.name)
 
     @property
     def session(self) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import threading
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
 from pytest_bottle.conformance import conditions, survey
+from pytest_bottle.conformance.ahead import Ahead
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, NotSupported, Violation
 from pytest_bottle.firing import run_one
@@ -16,7 +19,7 @@ from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
 from pytest_bottle.verdict import Finding, Verdict, combine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Feature, Topology
     from pytest_bottle.conformance.plan import Sweep
@@ -27,15 +30,28 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec
 
 
+@dataclass(slots=True)
+class _Common:
+    """What all checks of a bench share, made when one of them first asks for it."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    sibling: Topology | None = None
+    evidence: Evidence | None = None
+
+
 class Bench:
     """The suite's bottle on a backend.
+
+    A check that runs sees a bench of its own, on what all have in common: several may run at once.
 
     Args:
         backend: the subject.
         spec: what its bottle is; of this the egress routes and the agent's command are the suite's.
         reopening: how another run of pytest comes to the same backend; None leaves it to the
             backend's own name.
+        checks: whose stimuli the survey fires; None for all of the package's own.
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
+        ahead: the checks that will be run; of these some may run ahead, beside each other.
     """
 
     def __init__(
@@ -44,22 +60,30 @@ class Bench:
         spec: BottleSpec = PLAIN,
         reopening: Reopening | None = None,
         *,
+        checks: Sequence[Check] | None = None,
         thorough: bool = False,
+        ahead: Iterable[Check] = (),
     ) -> None:
         self.backend = backend
+        self._checks = checks
         self.thorough = thorough
         self._reopening = reopening
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
         self.topology = backend.up(self.spec)
-        self._sibling: Topology | None = None
-        self._evidence: Evidence | None = None
+        self._common = _Common()
         self._check: Check | None = None
+        self._ahead = Ahead(ahead, self._run)
 
     def close(self) -> None:
         """Take the bottle down, and its sibling."""
         with contextlib.ExitStack() as stack:
-            for topology in filter(None, (self.topology, self._sibling)):
+            for topology in filter(None, (self.topology, self._common.sibling)):
                 stack.callback(self.backend.down, topology)
+            stack.callback(self.finish)
+
+    def finish(self) -> None:
+        """Wait for the checks that run ahead; nobody will ask for the others any more."""
+        self._ahead.close()
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -74,9 +98,10 @@ class Bench:
     @property
     def sibling(self) -> Topology:
         """A second bottle of the same backend, brought up when a check first asks for it."""
-        if self._sibling is None:
-            self._sibling = self.backend.up(self.spare)
-        return self._sibling
+        with self._common.lock:
+            if self._common.sibling is None:
+                self._common.sibling = self.backend.up(self.spare)
+            return self._common.sibling
 
     @contextlib.contextmanager
     def another(self, spec: BottleSpec | None = None) -> Iterator[Topology]:
@@ -108,6 +133,9 @@ class Bench:
             Inconclusive: nothing can be concluded.
             NotSupported: the backend lacks a feature that it needs.
         """
+        return self._ahead.outcome(check)
+
+    def _run(self, check: Check) -> str:
         missing = check.needs - self.features
         if missing:
             raise NotSupported(
@@ -115,20 +143,23 @@ class Bench:
                 expected=", ".join(sorted(feature.value for feature in check.needs)),
                 seen="without " + ", ".join(sorted(feature.value for feature in missing)),
             )
-        self._check = check
-        return check.body(self)
+        mine = copy.copy(self)
+        mine._check = check  # noqa: SLF001 - our own kind
+        return check.body(mine)
 
     @property
     def evidence(self) -> Evidence:
         """The survey's evidence; fired once, when the first check asks for it."""
-        if self._evidence is None:
-            self._evidence = survey.conduct(self.backend, self.topology, all_checks())
-        return self._evidence
+        with self._common.lock:
+            if self._common.evidence is None:
+                checks = all_checks() if self._checks is None else self._checks
+                self._common.evidence = survey.conduct(self.backend, self.topology, checks)
+            return self._common.evidence
 
     @property
     def surveyed(self) -> bool:
         """Whether the survey has been fired."""
-        return self._evidence is not None
+        return self._common.evidence is not None
 
     def probe(
         self,

@@ -11,9 +11,10 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_bottle.conformance.greetings import client_hello, server_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
 
 #: The end of an HTTP message's head.
 HEAD = "\r\n\r\n"
@@ -217,17 +218,7 @@ def _connect_udp(to: Destination) -> Steps:
 
 def _https(to: Destination) -> Steps:
     """TLS to the proxy itself, with the destination as the server's name (RFC 6066 section 3)."""
-    return (Step(client_hello(to.host, to.nonce.encode()), 1),)
-
-
-def client_hello(name: bytes, session: bytes) -> bytes:
-    """A TLS 1.2 greeting; ``session``, of 32 bytes at the most, stands in it for all to read."""
-    server = struct.pack("!HBH", len(name) + 3, 0, len(name)) + name
-    extensions = struct.pack("!HH", 0, len(server)) + server
-    body = b"\3\3" + bytes(32) + b"%c%s" % (len(session), session)
-    body += b"\0\2\xc0\x2f\1\0" + struct.pack("!H", len(extensions)) + extensions
-    handshake = b"\1" + struct.pack("!I", len(body))[1:] + body
-    return b"\x16\3\1" + struct.pack("!H", len(handshake)) + handshake
+    return (Step(client_hello(to.nonce.encode(), server_name(to.host)), 1),)
 
 
 def _packed(address: str) -> bytes:

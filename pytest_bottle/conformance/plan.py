@@ -137,6 +137,18 @@ class Plan:
             shot = Shot(f"{name} as root", vantage, twin, User.ROOT)
             self.claims.append(Claim(check, shot, mirror))
 
+    def block_like(self, check: str, stimulus: Stimulus, mirrored: Stimulus) -> None:
+        """Claim what :meth:`block` does for the agent, with a mirror to such an address too.
+
+        The agent's root has the agent's own target: whoever of them is heard, it is a leak.
+        """
+        name = f"{check} agent {describe(stimulus)}"
+        mirror = Shot(f"{name} (open)", Vantage.OPEN, mirrored, User.AGENT)
+        users = [User.AGENT, *([User.ROOT] if Feature.EXEC_ROOT in self.features else [])]
+        for user in users:
+            shot = Shot(f"{name} as {user.value}", Vantage.AGENT, stimulus, user)
+            self.claims.append(Claim(check, shot, mirror))
+
     def _twin(self, host: str) -> str:
         """Give root an address of its own for each that the agent was given."""
         if host in self._given and host not in self._twins:

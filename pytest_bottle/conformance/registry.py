@@ -58,7 +58,10 @@ class Check:
         evidence: the issues, advisories and facts that it rests on.
         body: judges; returns a note for the report, or raises Violation or Inconclusive.
         stimuli: what the survey fires for it; None when it acts by itself.
-        apart: it breaks bottles of its own, or runs pytest itself, and takes its time.
+        apart: it breaks bottles of its own, or runs pytest itself, and takes its time; so it comes
+            last, and runs beside others of its kind.
+        alone: none runs beside it, for it would see what others do: it looks at the whole
+            inventory, or at traffic that is not told by a nonce or an address of its own.
     """
 
     id: str
@@ -72,6 +75,7 @@ class Check:
     body: Body
     stimuli: Stimuli | None
     apart: bool = False
+    alone: bool = False
 
 
 _CHECKS: dict[str, Check] = {}
@@ -88,6 +92,7 @@ def check(
     evidence: tuple[str, ...] = (),
     stimuli: Stimuli | None = None,
     apart: bool = False,
+    alone: bool = False,
 ) -> Callable[[Body], Body]:
     """Register the function below as the body of a check; its docstring is the requirement."""
 
@@ -110,6 +115,7 @@ def check(
             body,
             stimuli,
             apart,
+            alone,
         )
         return body
 

@@ -13,7 +13,7 @@ from pytest_bottle.backends.contract import Endpoint, Vantage
 from pytest_bottle.firing import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_bottle.backends.contract import Topology
     from pytest_bottle.conformance.bench import Bench
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PATIENCE, DEADLINE = 1.0, 15.0
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _SYN = 0x02
+_CONTROL = "{} {} (sidecar, direct)"
 _TCP = 6
 
 
@@ -125,3 +126,49 @@ def news(evidence: Evidence) -> Iterator[Heard]:
     for record in evidence.since_opened:
         if record.proto != _TCP or record.payload or record.flags & _SYN:
             yield record
+
+
+def about(talk: Talk, heard: Iterable[Heard]) -> list[Heard]:
+    """Pick what was heard of a conversation: by its nonce, or where it alone leads."""
+    nonce = talk.nonce.encode()
+    return [r for r in heard if nonce in r.payload.lower() or (r.dst == talk.address != "")]
+
+
+def packet(record: Heard) -> str:
+    """Show a packet in a message."""
+    return f"{record.src} to {record.dst}:{record.dport} {record.payload[:80]!r}"
+
+
+# -- a name that is denied -------------------------------------------------------------------------
+
+
+def plan_control(plan: Plan, check_id: str, name: str) -> None:
+    """Let the sidecar itself fetch from a denied name's address, before the window."""
+    address = plan.internet.addresses_of(name)[0]
+    what = {"kind": "http", "url": f"http://{address}/", "proxy": None}
+    plan.first.append(Operation(_CONTROL.format(check_id, name), Vantage.SIDECAR, what))
+
+
+def doubts(bench: Bench, name: str, *operations: Conversations) -> str:
+    """Say why silence about a name is worth nothing; empty if it is worth something."""
+    evidence = bench.evidence
+    control = evidence.volley.records.get(_CONTROL.format(bench.current.id, name), {})
+    answers = "" if control.get("status") == 200 else f"{name} does not answer the sidecar itself"
+    unheld = next(filter(None, (unusable(evidence, each) for each in operations)), "")
+    return deaf(bench) or answers or unheld
+
+
+def leaks(bench: Bench, name: str, denied: Sequence[Talk]) -> list[tuple[str, Heard]]:
+    """Find packets of conversations that lead to a denied name, or any other packet to it."""
+    fresh = list(news(bench.evidence))
+    found = [(talk.name, record) for talk in denied for record in about(talk, fresh)]
+    addresses = bench.backend.internet.addresses_of(name)
+    return found or [("some conversation", record) for record in fresh if record.dst in addresses]
+
+
+def require_silence(bench: Bench, name: str, denied: Sequence[Talk]) -> None:
+    """Require that the far side heard nothing of conversations about a denied name."""
+    found = leaks(bench, name, denied)
+    if found:
+        names = sorted({talk for talk, _ in found})
+        raise bench.violation(f"{', '.join(names)}: the witness heard {packet(found[0][1])}")

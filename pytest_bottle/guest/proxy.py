@@ -30,6 +30,7 @@ from pytest_bottle.guest.relay import (
     rewritten,
 )
 from pytest_bottle.guest.resolver import TIMEOUTS, Dialer, Resolver, endpoint, family
+from pytest_bottle.guest.tunnel import ALERT, TunnelFlow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,7 +202,7 @@ class _Client:
             target = self._judge(request)
             with self._dial(target) as upstream:
                 if request.method == b"CONNECT":
-                    return self._tunnel(upstream)
+                    return self._tunnel(target, upstream)
                 return self._forward(request, target, upstream)
         except Stop as stop:
             self._end(stop)
@@ -239,20 +240,32 @@ class _Client:
             raise (failed("timeout", 504) if ours else failed("client-timeout", 408)) from None
         return self.http.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
-    def _tunnel(self, upstream: socket.socket) -> bool:
+    def _tunnel(self, target: Verdict, upstream: socket.socket) -> bool:
         early, _ = self.http.trailing_data
         self._allow(200)
-        up, down = Flow(self.sock, upstream, early), Flow(upstream, self.sock, _ESTABLISHED)
+        up = TunnelFlow(self.sock, upstream, target.host)
+        down = Flow(upstream, self.sock, _ESTABLISHED)
         self.flows = (up, down)
         reason = "eof"
         try:
+            up.receive(early)
             relay(self.flows, self.sidecar.timeouts.idle, lambda: up.done and down.done)
+        except Stop as stop:
+            self._cut(stop, up, down)
+            return False
         except TIMEOUTS:
             reason = "idle"
         except OSError:
             reason = "reset"
         self._record("closed", "allow", reason, 200)
         return False
+
+    def _cut(self, stop: Stop, up: TunnelFlow, down: Flow) -> None:
+        """End a tunnel that began with what it must not carry."""
+        self._record("closed", stop.decision, stop.reason, stop.status)
+        last = ALERT if up.greets else self._refusal(stop)
+        self.sock.settimeout(self.sidecar.timeouts.linger)
+        self.sock.sendall(down.pending + last)
 
     def _allow(self, status: int) -> None:
         self._record("request", "allow", "allowed", status)
@@ -267,13 +280,16 @@ class _Client:
         if self.recorded:  # the head of the answer is out: closing is all that is left to say
             return
         self._record("request", stop.decision, stop.reason, stop.status)
+        self.sock.sendall(self._refusal(stop))
+
+    def _refusal(self, stop: Stop) -> bytes:
         where = "{host}:{port}".format(**self.event)
         if stop.decision == "deny":
             field, text = "X-Bottle-Denied", "denied by the bottle's egress policy"
         else:
             field, text = "X-Bottle-Error", "the bottle's proxy failed to reach"
         body = "" if self.event["method"] == "HEAD" else f"{text}: {stop.reason}: {where}\n"
-        self.sock.sendall(_reply(stop.status, f"{field}: {stop.reason}", body))
+        return _reply(stop.status, f"{field}: {stop.reason}", body)
 
 
 def _next_request(http: h11.Connection, sock: socket.socket) -> h11.Request | None:

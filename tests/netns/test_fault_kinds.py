@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,6 +104,52 @@ def test_removed(netns: NetnsBackend, bottle: Bottle) -> None:
         bottle.sidecar.run("true")
     # Until the agent's kernel asks for its link address again, packets to it are just lost.
     assert cause(bottle.agent, timeout=0.2) in ("timeout", "unreachable")
+
+
+def test_a_restarted_sidecar_is_itself(netns: NetnsBackend, bottle: Bottle) -> None:
+    """It serves at the same address with the same policy, and at the same published port."""
+    netns.fault(bottle.topology, Fault.RESTART_SIDECAR)
+
+    assert states(bottle.sidecar) == {"sleep": "S", "bottle-sidecar": "S"}
+    assert bottle.agent.fetch(URL).status == 200
+    assert bottle.agent.fetch("http://denied.test/").status == 403
+    published = bottle.topology.machine_published
+    assert published is not None
+    socket.create_connection(published, 5).close()
+
+
+def test_a_restarted_agent_runs_its_command_again(netns: NetnsBackend) -> None:
+    """It has its address, its command has been started afresh, and what it had is gone."""
+    command = ("sh", "-c", "echo here >> /tmp/runs; wc -l < /tmp/runs; exec sleep 1000")
+    with Bottle(netns, BottleSpec(command=command)) as bottle:
+        netns.fault(bottle.topology, Fault.RESTART_AGENT)
+        netns.fault(bottle.topology, Fault.RESTART_AGENT)
+
+        assert bottle.agent.fetch(URL).status == 200
+        assert bottle.topology.agent_address in bottle.agent.run("cat", "/proc/net/fib_trie").out
+        assert netns.logs(bottle.topology)["agent output"].split() == [b"1"]
+
+
+def test_reloaded_rules_are_those_that_were(netns: NetnsBackend, bottle: Bottle) -> None:
+    """The bottle works afterwards, and H has no rule more or less, nor a double one."""
+    host = bottle.guest(Vantage.HOST)
+    rules = "cat /proc/net/dev > /dev/null; ip rule 2>/dev/null || true"
+    before = host.run("sh", "-c", rules).out
+    netns.fault(bottle.topology, Fault.RELOAD_FIREWALL)
+    netns.fault(bottle.topology, Fault.RELOAD_FIREWALL)
+
+    assert host.run("sh", "-c", rules).out == before
+    assert bottle.agent.fetch(URL).status == 200
+
+
+def test_a_connected_agent_gets_out(netns: NetnsBackend, bottle: Bottle) -> None:
+    """It has a second leg, and a way out that no proxy is on."""
+    with pytest.raises(FetchError):
+        bottle.agent.fetch("http://198.51.100.9/", proxy=None)
+    netns.fault(bottle.topology, Fault.CONNECT_AGENT)
+
+    assert "eth1" in bottle.agent.run("cat", "/proc/net/route").out
+    assert bottle.agent.fetch("http://198.51.100.9/", proxy=None).status == 200
 
 
 @pytest.mark.parametrize("fault", Fault)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bottle.backends.contract import Fault, Vantage
+from pytest_bottle.backends.contract import LOSSES, Fault, Vantage
 from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import Errand, Leaky, Meddler, NetnsBackend
@@ -163,7 +163,7 @@ def test_a_stranger_at_the_sidecar_is_found_in_its_record() -> None:
     assert "wrote down strangers" in caught.value.seen
 
 
-@pytest.mark.parametrize("fault", [f for f in Fault if f is not Fault.CUT_EGRESS])
+@pytest.mark.parametrize("fault", [f for f in LOSSES if f is not Fault.CUT_EGRESS])
 def test_a_fault_that_was_not_done_is_found_out(fault: Fault) -> None:
     """LIFE-02 never passes on the word of a backend; here the proxy even goes on to serve."""
     backend = Spared()

@@ -20,6 +20,7 @@ TABLE = {
     "backend": ("one", "two", "three"),
     "keep": ("always", "on-failure", "never"),
     "mutant": ("NET-01", "NET-04", "PXY-02"),
+    "profile": ("core@1", "strict@1", "all"),
     "scope": ("session", "module", "class"),
     "timeout": ("1.0", "2.0", "3.0"),
 }

@@ -78,6 +78,7 @@ def test_strict_settings(pytester: pytest.Pytester) -> None:
         bottle_backend = netns
         bottle_internet = lab
         bottle_keep = never
+        bottle_profile = core@1
         bottle_scope = function
         bottle_timeout = 10
         """
@@ -100,7 +101,8 @@ def test_help_names_every_option_with_its_twins(pytester: pytest.Pytester) -> No
     """``--help`` shows each option, its variable and its ini key."""
     text = " ".join(str(pytester.runpytest("--help").stdout).split())
 
-    for name in ("backend", "config", "internet", "keep", "mutant", "scope", "thorough", "timeout"):
+    names = ("backend", "config", "internet", "keep", "mutant", "profile", "scope", "thorough")
+    for name in (*names, "timeout"):
         assert f"--bottle-{name}{' ' if name == 'thorough' else '='}" in text
         assert f"[env: BOTTLE_{name.upper()}, ini: bottle_{name}]" in text
         assert f"bottle_{name} (" in text

@@ -138,14 +138,17 @@ def test_a_backend_that_keeps_the_contract(kind: type) -> None:
         (variant(features=frozenset({"lab"})), "is frozenset({'lab'}), no frozenset of Feature"),
         (
             variant(features=frozenset(Feature) - {Feature.EXEC_ROOT, Feature.HOST_EXEC}),
-            "declares Feature.AUDIT without audit(); declares Feature.FAULT without fault(); "
+            "declares Feature.AUDIT without audit(); declares Feature.CONNECT without fault(); "
+            "declares Feature.FAULT without fault(); "
+            "declares Feature.FIREWALL_RELOAD without fault(); "
             "declares Feature.INVENTORY without inventory(); "
             "declares Feature.LAB without internet; declares Feature.LAB without trust(); "
             "declares Feature.NEIGHBOUR without address(); "
             "declares Feature.OPEN_GUEST without address(); "
             "declares Feature.PRIVILEGED_PROBE without address(); "
+            "declares Feature.RESTART without fault(); "
             "declares Feature.SESSION without session; declares Feature.SESSION without residue(); "
-            "declares Feature.SESSION without sweep()",
+            "declares Feature.SESSION without sweep(); declares Feature.STRANGER without address()",
         ),
         (
             variant(exec=lambda _, topology, vantage, argv: None),

@@ -14,10 +14,10 @@ from pytest_bottle.conformance.dialects import (
     DIALECTS,
     Destination,
     Step,
-    client_hello,
     said_yes,
     socks5_name,
 )
+from pytest_bottle.conformance.greetings import client_hello, server_name
 
 NONCE = "0123456789abcdef" * 2
 WORDS = b"BOTTLE " + NONCE.encode() + b"\n"
@@ -134,7 +134,7 @@ def test_the_greeting_is_tls_and_names_its_server() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sni_callback = lambda _, name, __: names.append(name)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    incoming.write(client_hello(b"denied.test", NONCE.encode()))
+    incoming.write(client_hello(NONCE.encode(), server_name(b"denied.test")))
     with suppress(ssl.SSLError):  # there is no certificate to go on with
         context.wrap_bio(incoming, outgoing, server_side=True).do_handshake()
     assert names == ["denied.test"]

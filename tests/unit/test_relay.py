@@ -178,7 +178,7 @@ def test_headers_for_the_next_hop_stay_here(sidecar: Start, listen: Listen) -> N
 
 def test_a_tunnel_relays_both_ways(sidecar: Start, listen: Listen) -> None:
     """CONNECT carries bytes both ways, those too that came with the head, and half-closes."""
-    body = os.urandom(300_000)
+    body = b"\0" + os.urandom(300_000)  # neither TLS nor a request
 
     def origin(sock: socket.socket) -> None:
         sock.sendall(b"hello")
@@ -253,7 +253,7 @@ def test_a_tunnel_can_be_reset(sidecar: Start, listen: Listen) -> None:
     with proxy.connect() as sock:
         sock.sendall(head("CONNECT", f"allowed.test:{port}"))
         answer(sock, "CONNECT")
-        sock.sendall(b"\r\n\r\n")
+        sock.sendall(b"\0\r\n\r\n")
         assert read_all(sock) == b""
     assert proxy.event("closed")["reason"] == "reset"
 

@@ -178,6 +178,8 @@ class Engine(Protocol):
     def fault(self, guest: str, fault: Fault, network: str) -> None:
         """Do harm to a guest (:class:`Fault`), or to its leg on a network; it is done on return.
 
+        ``guest`` is ``host`` for what happens to the bottles' host.
+
         Raises:
             TransportError: there is no such guest, or the harm could not be done.
         """

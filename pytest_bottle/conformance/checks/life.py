@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_bottle.backends.contract import Fault, Feature, User, Vantage
+from pytest_bottle.backends.contract import LOSSES, Fault, Feature, User, Vantage
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.encounters import attempt, merge
 from pytest_bottle.conformance.registry import check
@@ -55,12 +55,14 @@ class _Aftermath(NamedTuple):
     Attributes:
         why: why nothing can be concluded from it; empty if something can.
         fallen: the moment when the fault had been done.
+        ended: the moment before the bottle went; another may have its addresses after that.
         outer: the sidecar's address on the egress network.
     """
 
     fault: Fault
     why: str
     fallen: Mark
+    ended: Mark
     outer: str
     tries: _Tries
     volley: Volley
@@ -170,7 +172,8 @@ def _suffer(bench: Bench, fault: Fault) -> _Aftermath:
             tries.shots.extend(more.shots)
             tries.mirrors.extend(more.mirrors)
             tries.fetches.extend(more.fetches)
-        return _Aftermath(fault, why, fallen, topology.sidecar_outer_address, tries, volley)
+        ended, outer = backend.internet.mark(), topology.sidecar_outer_address
+        return _Aftermath(fault, why, fallen, ended, outer, tries, volley)
 
 
 # -- judging ---------------------------------------------------------------------------------------
@@ -185,7 +188,8 @@ def _served(one: _Aftermath, hearing: Hearing) -> Iterator[str]:
         if record.get("elapsed", 0.0) > _BOUND:
             yield f"{fetch.name} failed after {record['elapsed']} s only"
     for packet in hearing.records:
-        if packet.src == one.outer and packet.seq > one.fallen.seq and _asks(packet):
+        during = one.fallen.seq < packet.seq <= one.ended.seq
+        if packet.src == one.outer and during and _asks(packet):
             yield f"after the order to {one.fault.value} it went out to {packet.dst}/{packet.dport}"
 
 
@@ -242,8 +246,8 @@ def losing_the_sidecar_fails_closed(bench: Bench) -> str:
     backend = bench.backend
     backend.trust()
     start = backend.internet.mark()
-    with ThreadPoolExecutor(len(Fault)) as pool:
-        everything = list(pool.map(lambda fault: _suffer(bench, fault), Fault))
+    with ThreadPoolExecutor(len(LOSSES)) as pool:
+        everything = list(pool.map(lambda fault: _suffer(bench, fault), LOSSES))
     hearing = backend.internet.heard(start)
     findings: dict[str, Finding] = {}
     for one in everything:

@@ -46,7 +46,7 @@ def no_capabilities(bench: Bench) -> str:
     session of the agent's user as in one of root's.
     """
     granted = _read(bench, Vantage.PRIVILEGED, User.ROOT, "self")["self"]
-    if not _held(granted) >= {"CapEff NET_ADMIN", "CapEff NET_RAW"}:
+    if not held(granted) >= {"CapEff NET_ADMIN", "CapEff NET_RAW"}:
         raise bench.inconclusive(
             f"the privileged probe's own mask does not read as such: {granted}"
         )
@@ -54,10 +54,10 @@ def no_capabilities(bench: Bench) -> str:
         for pid, status in _read(bench, Vantage.AGENT, user, "self", 1, "*").items():
             if None in (status.get(name) for name in _SETS):
                 raise bench.inconclusive(f"process {pid} as {user.value}: {status}")
-            if _held(status):
+            if held(status):
                 raise bench.violation(
                     f"process {pid} in a session of {user.value} holds "
-                    f"{', '.join(sorted(_held(status)))}"
+                    f"{', '.join(sorted(held(status)))}"
                 )
     return "all five sets clear, as the agent's user and as root"
 
@@ -72,7 +72,8 @@ def _read(
     return processes
 
 
-def _held(status: dict[str, str]) -> set[str]:
+def held(status: dict[str, str]) -> set[str]:
+    """Name the sets of a process and which forbidden capability each has."""
     return {
         f"{name} {capability}"
         for name in _SETS

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance import talks
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.dialects import (
@@ -22,11 +22,10 @@ from pytest_bottle.conformance.dialects import (
 from pytest_bottle.conformance.registry import check
 from pytest_bottle.conformance.spellings import EQUIVALENTS, SPELLINGS, spelled
 from pytest_bottle.conformance.talks import Talk
-from pytest_bottle.firing import Operation
 from pytest_bottle.stimulus import new_nonce
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from pytest_bottle.backends.contract import Endpoint
     from pytest_bottle.conformance.bench import Bench
@@ -37,26 +36,6 @@ if TYPE_CHECKING:
 #: Unlisted names of these checks alone: of denied.test and its like others want to hear nothing.
 BARRED, FORBIDDEN = "barred.test", "forbidden.test"
 _LAB = frozenset({Feature.LAB})
-_CONTROL = "{} {} (sidecar, direct)"
-
-
-def _plan_control(plan: Plan, check_id: str, name: str) -> None:
-    """Let the sidecar itself fetch from a denied name's address, before the window."""
-    address = plan.internet.addresses_of(name)[0]
-    what = {"kind": "http", "url": f"http://{address}/", "proxy": None}
-    plan.first.append(Operation(_CONTROL.format(check_id, name), Vantage.SIDECAR, what))
-
-
-def _doubts(bench: Bench, name: str, operation: talks.Conversations) -> str:
-    """Say why silence about a name is worth nothing; empty if it is worth something."""
-    evidence = bench.evidence
-    control = evidence.volley.records.get(_CONTROL.format(bench.current.id, name), {})
-    answers = "" if control.get("status") == 200 else f"{name} does not answer the sidecar itself"
-    return talks.deaf(bench) or answers or talks.unusable(evidence, operation)
-
-
-def _packet(record: Heard) -> str:
-    return f"{record.src} to {record.dst}:{record.dport} {record.payload[:80]!r}"
 
 
 # -- dialects --------------------------------------------------------------------------------------
@@ -72,7 +51,7 @@ def _matrix(plan: Plan) -> None:
         for cell in (_cell(plan, listener, dialect, "allowed"), _denied(plan, listener, dialect))
     ]
     plan.during.append(talks.conversations(_MATRIX, cells))
-    _plan_control(plan, "PXY-03", BARRED)
+    talks.plan_control(plan, "PXY-03", BARRED)
 
 
 def _denied(plan: Plan, listener: Endpoint, dialect: str) -> Talk:
@@ -106,17 +85,14 @@ def dialects_agree(bench: Bench) -> str:
     """
     evidence = bench.evidence
     operation = talks.held(evidence.plan, _MATRIX)
-    news = list(talks.news(evidence))
-    barred = bench.backend.internet.addresses_of(BARRED)
-    leaks = [(talk.name, r) for talk in _column(operation, "denied") for r in _about(talk, news)]
-    leaks += [] if leaks else [("some dialect", r) for r in news if r.dst in barred]
-    if leaks:
-        names = sorted({name for name, _ in leaks})
-        raise bench.violation(f"{', '.join(names)}: the witness heard {_packet(leaks[0][1])}")
-    doubts = _doubts(bench, BARRED, operation)
+    talks.require_silence(bench, BARRED, _column(operation, "denied"))
+    doubts = talks.doubts(bench, BARRED, operation)
     if doubts:
         raise bench.inconclusive(doubts)
-    works = [t.name.split(" allowed")[0] for t in _column(operation, "allowed") if _about(t, news)]
+    news = list(talks.news(evidence))
+    works = [
+        t.name.split(" allowed")[0] for t in _column(operation, "allowed") if talks.about(t, news)
+    ]
     if "GET" not in works:
         raise bench.inconclusive(f"in raw bytes not even GET reaches {ALLOWED}, but {works}")
     return _dialects_note(bench, operation, works)
@@ -124,11 +100,6 @@ def dialects_agree(bench: Bench) -> str:
 
 def _column(operation: talks.Conversations, column: str) -> list[Talk]:
     return [talk for talk in operation.talks if f" {column} at " in talk.name]
-
-
-def _about(talk: Talk, heard: Sequence[Heard]) -> list[Heard]:
-    nonce = talk.nonce.encode()
-    return [r for r in heard if nonce in r.payload.lower() or (r.dst == talk.address != "")]
 
 
 def _dialects_note(bench: Bench, operation: talks.Conversations, works: list[str]) -> str:
@@ -167,7 +138,7 @@ def _dress(plan: Plan) -> None:
         for host in [spelled(spelling, ALLOWED, nonce, FORBIDDEN)]
     ]
     plan.during.append(talks.conversations(_SPELLINGS, [*alike, *dressed, *_two_minds(at, series)]))
-    _plan_control(plan, "PXY-12", FORBIDDEN)
+    talks.plan_control(plan, "PXY-12", FORBIDDEN)
 
 
 def _spoken(name: str, at: Endpoint, form: str, host: bytes, nonce: str, path: str = "") -> Talk:
@@ -229,9 +200,9 @@ def spelling_is_canonical(bench: Bench) -> str:
         names = sorted({name for name, _ in leaks if name})
         raise bench.violation(
             f"{len(names)} spellings led to {FORBIDDEN} or asked for it: {'; '.join(names[:12])}; "
-            f"the witness heard {_packet(leaks[0][1])}"
+            f"the witness heard {talks.packet(leaks[0][1])}"
         )
-    doubts = _doubts(bench, FORBIDDEN, operation)
+    doubts = talks.doubts(bench, FORBIDDEN, operation)
     if doubts:
         raise bench.inconclusive(doubts)
     return _require_alike(bench, operation)
@@ -264,7 +235,7 @@ def _require_alike(bench: Bench, operation: talks.Conversations) -> str:
     reached: dict[str, set[str]] = defaultdict(set)
     for talk in operation.talks:
         form, word, name = talk.name.partition(" as ")
-        if word and _about(talk, heard):
+        if word and talks.about(talk, heard):
             reached[name].add(form)
     works = reached[EQUIVALENTS[0]]
     if not works & {"GET", "CONNECT"}:

@@ -71,6 +71,7 @@ class _Door(NamedTuple):
         "https://github.com/cocoonstack/sandbox/issues/27",
     ),
     apart=True,
+    alone=True,  # the witness is asked for visits to addresses that anybody may name
 )
 def inward_literals_are_refused(bench: Bench) -> str:
     """Even when the policy text would allow them, the sidecar does not dial its own or internal

@@ -9,6 +9,7 @@ import socket
 import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from pytest_bottle.guest import policy
 
@@ -55,34 +56,78 @@ def reads_to_the_nul() -> None:
     policy.Policy.decide = decide  # type: ignore[method-assign]
 
 
-def matches_from_behind() -> None:
-    """Let a name through that ends with a listed one, wherever that begins."""
-    strict = policy.Policy.decide
+def decides_on_host() -> None:
+    """Look for the Host header in the list, and dial what the request's target says."""
+    strict = policy.Policy.judge
 
-    def decide(self: policy.Policy, host: str, port: int) -> policy.Decision:
-        decision = strict(self, host, port)
-        listed = [name for name in self._ports if decision.host.endswith(name)]
-        if decision.reason != "not-allowed" or not listed:
-            return decision
-        return strict(self, listed[0], port)._replace(host=decision.host)
+    def judge(
+        self: policy.Policy, method: str, target: str, version: str, headers: Mapping[str, str]
+    ) -> policy.Verdict:
+        verdict = strict(self, method, target, version, headers)
+        host = headers.get("host", "").partition(":")[0]
+        if verdict.reason in ("host-mismatch", "not-allowed") and verdict.port:
+            allowed = self.decide(host, verdict.port).allowed
+            return verdict._replace(status=0, reason="allowed") if allowed else verdict
+        return verdict
 
-    policy.Policy.decide = decide  # type: ignore[method-assign]
+    policy.Policy.judge = judge  # type: ignore[method-assign]
 
 
-def resolves_first() -> None:
-    """Look up what is asked for, and then look at the list."""
+def judges_once() -> None:
+    """Judge the first request of a connection, and none of those behind it."""
     from pytest_bottle.guest import proxy
 
     strict = proxy._Client._judge  # noqa: SLF001 - nobody else may have a way in
+    approved: WeakSet[proxy._Client] = WeakSet()
 
     def judge(client: proxy._Client, request: h11.Request) -> policy.Verdict:
-        authority = request.target.decode().partition("://")[2] or request.target.decode()
-        with suppress(ValueError, policy.Stop):
-            host, _ = policy.split_authority(authority.partition("/")[0], 0)
-            client.sidecar.dialer.checked(policy.canonical_host(host))
-        return strict(client, request)
+        if client not in approved:
+            verdict = strict(client, request)
+            approved.add(client)
+            return verdict
+        words = request.method.decode(), request.target.decode(), request.http_version.decode()
+        return client.sidecar.policy.judge(*words, {})._replace(status=0)
 
     proxy._Client._judge = judge  # type: ignore[method-assign,assignment]  # noqa: SLF001 - likewise
+
+
+def forwards_both_framings() -> None:
+    """Pass a message on that has both Content-Length and Transfer-Encoding, with what follows."""
+    from pytest_bottle.guest import proxy
+    from pytest_bottle.guest.relay import Flow, relay
+
+    careful, strict = policy._problem, proxy._Client._forward  # noqa: SLF001 - as above
+
+    def problem(target: policy.Verdict, version: str, headers: Mapping[str, str]) -> str:
+        found = careful(target, version, headers)
+        return "" if found == "ambiguous-framing" else found
+
+    def forward(
+        client: proxy._Client, request: h11.Request, target: policy.Verdict, upstream: socket.socket
+    ) -> bool:
+        if not {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}:
+            return strict(client, request, target, upstream)
+        lines = [b"%s: %s" % item for item in request.headers.raw_items()]
+        head = [b"%s %s HTTP/1.1" % (request.method, target.path.encode()), *lines, b"", b""]
+        upstream.sendall(b"\r\n".join(head) + client.http.trailing_data[0])
+        answer = Flow(upstream, client.sock)
+        relay((Flow(client.sock, upstream), answer), 1.0, lambda: answer.done)
+        return False
+
+    policy._problem = problem  # noqa: SLF001 - likewise
+    proxy._Client._forward = forward  # type: ignore[method-assign,assignment]  # noqa: SLF001 - likewise
+
+
+def looks_into_no_tls() -> None:
+    """Let TLS name whatever it likes in a tunnel to an approved host."""
+    from pytest_bottle.guest import tunnel
+
+    strict = tunnel.look
+
+    def look(data: bytes, host: str) -> str | None:
+        return "" if data[:1] == b"\x16" else strict(data, host)
+
+    tunnel.look = look
 
 
 def socks_without_a_list() -> None:

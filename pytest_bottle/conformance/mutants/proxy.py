@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
-from pytest_bottle.conformance.mutants import patches
+from pytest_bottle.conformance.mutants import name_patches, patches
 from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
 from pytest_bottle.spec import EgressRoute
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from pytest_bottle.backends.contract import Endpoint, GuestInfo, Topology
     from pytest_bottle.backends.engines.contract import GuestRequest, SidecarRequest
     from pytest_bottle.spec import BottleSpec
@@ -36,6 +38,30 @@ class AllowAll(_Permissive):
     more = (EgressRoute("*", (80, 443)),)
 
 
+@mutant("PXY-04", also={"PXY-12"})
+def decides_on_host() -> NetnsBackend:
+    """The sidecar decides on the Host header, and dials the request's target."""
+    return tampered("decides_on_host")
+
+
+@mutant("PXY-05", also={"PXY-06"})
+def judges_once() -> NetnsBackend:
+    """The sidecar judges the first request of each connection only; PXY-06 hides second ones."""
+    return tampered("judges_once")
+
+
+@mutant("PXY-06")
+def forwards_both_framings() -> NetnsBackend:
+    """The sidecar passes on messages that have both Content-Length and Transfer-Encoding."""
+    return tampered("forwards_both_framings")
+
+
+@mutant("PXY-07")
+def looks_into_no_tls() -> NetnsBackend:
+    """The sidecar goes by what CONNECT asked for, whatever TLS names inside."""
+    return tampered("looks_into_no_tls")
+
+
 @mutant("PXY-09")
 class AnyPort(_Permissive):
     """The sidecar forgets ports when it looks for a host in its list."""
@@ -43,13 +69,13 @@ class AnyPort(_Permissive):
     more = (EgressRoute("allowed.test", tuple(range(1, 65536))),)
 
 
-def tampered(patch: str) -> NetnsBackend:
+def tampered(patch: str, home: ModuleType = patches) -> NetnsBackend:
     """Open a backend whose sidecars have been patched before they were born.
 
-    ``patch`` is a function of :mod:`.patches`. It goes by source, to the process that they all
-    descend from: nothing of the suite is imported there.
+    ``patch`` is a function of :mod:`.patches`, or of another module that can do without the suite.
+    It goes by source, to the process that they all descend from: nothing is imported there.
     """
-    source = Path(patches.__file__).read_text()
+    source = Path(str(home.__file__)).read_text()
     return patched(f"patches = {{}}; exec({source!r}, patches); patches[{patch!r}]()")
 
 
@@ -80,7 +106,7 @@ def socks_reads_to_the_nul() -> NetnsBackend:
 @mutant("PXY-13", also={"DNS-07", "PXY-12"})
 def matches_from_behind() -> NetnsBackend:
     """The sidecar compares ends of names, and not from a dot on."""
-    return tampered("matches_from_behind")
+    return tampered("matches_from_behind", name_patches)
 
 
 class _AnyAddress(NetnsEngine):
@@ -111,7 +137,7 @@ class _Outside(NetnsEngine):
     "PXY-18",
     also={
         *("DNS-01", "DNS-02", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
-        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05"),
+        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11"),
     },
 )
 def isolated_by_variables() -> NetnsBackend:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engine_backend import RESOLVER
 from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
+from pytest_bottle.conformance.mutants import name_patches
 from pytest_bottle.conformance.mutants.base import (
     Leaky,
     NetnsBackend,
@@ -52,7 +53,7 @@ class FiltersTwoTypes(_Filters):
 @mutant("DNS-06", also={"DNS-02", "DNS-07", "PXY-02", "PXY-03", "PXY-12", "PXY-13"})
 def resolves_first() -> NetnsBackend:
     """The sidecar looks a name up, and then looks at its list."""
-    return tampered("resolves_first")
+    return tampered("resolves_first", name_patches)
 
 
 @mutant("DNS-07")

@@ -24,6 +24,7 @@ from pytest_bottle.backends.engines.netns import session as sessions
 from pytest_bottle.backends.engines.netns.awaited import Awaited
 from pytest_bottle.backends.engines.netns.client import Client, interpreter
 from pytest_bottle.backends.engines.netns.command import Command, Running
+from pytest_bottle.backends.engines.netns.recipe import Recipe
 from pytest_bottle.errors import BackendUnavailableError, BringUpError, ConfigurationError
 from pytest_bottle.internet.hermetic import Lab
 
@@ -40,6 +41,8 @@ _HARM = {
     Fault.FREEZE_SIDECAR: "freeze",
     Fault.CUT_EGRESS: "cut",
     Fault.REMOVE_SIDECAR: "remove",
+    Fault.RELOAD_FIREWALL: "reload",
+    Fault.CONNECT_AGENT: "connect",
 }
 _HOMES = {"agent": "/home/agent", "root": "/root", "privileged": "/root"}
 
@@ -67,6 +70,7 @@ class NetnsEngine:
         self.client.greet()
         self._environments: dict[str, Mapping[str, str]] = {}
         self._commands: dict[str, Running] = {}
+        self._recipes: dict[str, Recipe] = {}
         #: The bridge in H of each network, by the network's name.
         self.bridges: dict[str, str] = {}
         self._awaited = Awaited()
@@ -79,13 +83,14 @@ class NetnsEngine:
         self._lab = Lab(socket.socket(fileno=witness), socket.socket(fileno=origin))
 
     def info(self) -> BackendInfo:
-        """Name the engine and what it can do: everything."""
+        """Name the engine and what it can do: everything, for a proxy that programs are told of."""
         kind = "root" if os.geteuid() == 0 else "rootless"
         return BackendInfo(
             name="netns",
             version=platform.release(),
-            features=frozenset(Feature),
+            features=frozenset(Feature) - {Feature.TRANSPARENT},
             detail=f"Linux {platform.release()}, {kind}, lab internet",
+            disposable_host=True,
         )
 
     @property
@@ -134,6 +139,7 @@ class NetnsEngine:
             resolver=request.resolver,
             rootfs=request.rootfs,
         )
+        self._recipes[request.name] = Recipe(request)
         who = f"guest {request.name}"
         self._awaited.add(request.name, who, word, request.timeout, execs=True)
         self._environments[request.name] = request.environment
@@ -159,10 +165,15 @@ class NetnsEngine:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Run a guest's own command, its output into a file of the server's."""
+        self._recipes[guest].command = lambda: self.start(
+            guest, argv, user=user, environment=environment
+        )
         status_read, status_write = os.pipe()
         output = self._log(guest, output=True)
         nothing = os.open(os.devnull, os.O_RDONLY)
         theirs = (nothing, output, output, status_write)
+        if guest in self._commands:
+            self._commands[guest].close()
         self._commands[guest] = Running(status_read)
         try:
             self._exec(guest, argv, user, environment or {}, uuid.uuid4().hex, theirs)
@@ -181,6 +192,7 @@ class NetnsEngine:
             self._awaited.drop(name)
             self._served.discard(name)
             self._environments.pop(name, None)
+            self._recipes.pop(name, None)
             if name in self._commands:
                 self._commands.pop(name).close()
 
@@ -188,17 +200,24 @@ class NetnsEngine:
         """Fork the reference sidecar off the nursery; publish by inherited sockets."""
         self._served.add(guest)
         if request.publish is None:
+            self._recipes[guest].service = lambda: self.run_sidecar(guest, request)
             self._order("sidecar", [], guest, request)
             return None
         with _machine_listener(request.machine_port) as machine:
+            published = Endpoint(*machine.getsockname())
+            same = request._replace(machine_port=published.port)
+            self._recipes[guest].service = lambda: self.run_sidecar(guest, same)
             self._order("sidecar", [machine.fileno()], guest, request)
-            return Endpoint(*machine.getsockname())
+            return published
 
     def forward(self, guest: str, request: ForwardRequest) -> Endpoint:
         """Fork a forwarder off the nursery, likewise."""
         with _machine_listener(request.machine_port) as machine:
+            published = Endpoint(*machine.getsockname())
+            same = request._replace(machine_port=published.port)
+            self._recipes[guest].service = lambda: self.forward(guest, same)
             self._order("forward", [machine.fileno()], guest, request)
-            return Endpoint(*machine.getsockname())
+            return published
 
     def _order(
         self,
@@ -276,8 +295,30 @@ class NetnsEngine:
         return fd
 
     def fault(self, guest: str, fault: Fault, network: str) -> None:
-        """Signal the guest's processes from within its PID namespace, or take its cable down."""
-        self.client.call("fault", guest=guest, kind=_HARM[fault], network=network)
+        """Signal the guest's processes from within its PID namespace, or change its cables.
+
+        A restarted sidecar keeps its guest, and with that its addresses; a restarted agent gets a
+        new one, which is given the old address as the lowest that is free.
+        """
+        if fault is Fault.RESTART_AGENT:
+            recipe = self._recipes[guest]
+            self.remove_guests([guest])
+            self.run_guest(recipe.guest)
+            self._revive(guest, recipe)
+        elif fault is Fault.RESTART_SIDECAR:
+            recipe = self._recipes[guest]
+            self.client.call("fault", guest=guest, kind="kill", network=network)
+            self._revive(guest, recipe)
+        else:
+            self.client.call("fault", guest=guest, kind=_HARM[fault], network=network)
+
+    def _revive(self, guest: str, recipe: Recipe) -> None:
+        """Run in a guest what ran there before."""
+        if recipe.service is not None:
+            recipe.service()
+        self.settle([guest])
+        if recipe.command is not None:
+            recipe.command()
 
     def configure(self, where: str, changes: Sequence[Sequence[object]]) -> None:
         """Change routes, rules, links or settings of ``host``, ``lab`` or a guest (mutants do)."""

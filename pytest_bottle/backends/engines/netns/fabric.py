@@ -108,8 +108,9 @@ class Fabric:
         self.host = Namespace(home)
         self.networks: dict[str, Network] = {}
         self._retired: list[Network] = []
-        #: The rules in H that keep bottles apart.
+        #: The rules in H that keep bottles apart, and those that every bottle has in common.
         self._walls: list[Rule] = []
+        self._ground: list[Rule] = []
         self._dying: set[str] = set()
         self._uplink()
 
@@ -128,7 +129,7 @@ class Fabric:
             side.netlink.address("up0", _ROUTER if side is lab else "fe80::2/64")
         host.netlink.route("0.0.0.0/0", via=_LAB_V4)
         host.netlink.route("::/0", via=_LAB_V6)
-        host.netlink.rule(Rule(100, FR_ACT_PROHIBIT, iif="up0", to=INTERNAL_POOL))
+        self._ground.append(Rule(100, FR_ACT_PROHIBIT, iif="up0", to=INTERNAL_POOL))
         self._turn_away()
         # IPv6 forwards only where all.forwarding is on; internal bridges have no IPv6 at all.
         host.sysctls(
@@ -153,10 +154,19 @@ class Fabric:
         only a privileged guest can send it: a datagram from 0.0.0.0 to everybody, as DHCP's is,
         for the kernel asks no such sender for the way back.
         """
-        for rule in _no_way_back(INTERNAL_POOL):
-            self.host.netlink.rule(rule)
         # For rules about what it sends itself the kernel does not look into what it receives.
-        self.host.netlink.rule(Rule(21, FR_ACT_NOP, iif="up0", protocol="udp"))
+        heed = Rule(21, FR_ACT_NOP, iif="up0", protocol="udp")
+        self._ground += [*_no_way_back(INTERNAL_POOL), heed]
+        for rule in self._ground:
+            self.host.netlink.rule(rule)
+
+    def reload_rules(self) -> None:
+        """Flush the rules of H and set them anew, as its own tools would reload a firewall."""
+        netlink, rules = self.host.netlink, [*self._ground, *self._walls]
+        for change in (netlink.delete_rule, netlink.rule):
+            for rule in rules:
+                change(rule)
+            netlink.flush()
 
     def _free_numbers(self, *, internal: bool) -> list[int]:
         known = [*self.networks.values(), *self._retired]
@@ -306,14 +316,16 @@ class Fabric:
         netlink.delete_links([network.bridge for network in networks])
         netlink.flush()
 
-    def attach(self, guest: str, space: Namespace, networks: Iterable[str]) -> list[Attachment]:
-        """Run cables from a guest's namespace to its networks.
+    def attach(
+        self, guest: str, space: Namespace, networks: Iterable[str], first: int = 0
+    ) -> list[Attachment]:
+        """Run cables from a guest's namespace to its networks; ``first`` numbers the devices.
 
         The first network that is not internal gives the default route (S11, S22).
         """
         cables: list[Attachment] = []
         try:
-            for number, name in enumerate(networks):
+            for number, name in enumerate(networks, first):
                 cables.append(self._cable(guest, space, self._known(name), f"eth{number}"))
             self.host.netlink.flush()
             self._address(space, cables)

@@ -354,6 +354,11 @@ class Guests:
             guest.space.netlink.up(cable.device, up=False)
         guest.space.netlink.flush()
 
+    def connect(self, guest: Guest, network: str) -> None:
+        """Run one more cable to a running guest, with its address and the routes by it."""
+        first = len(guest.cables)
+        guest.cables.extend(self._fabric.attach(guest.name, guest.space, [network], first))
+
     def kill(self, identity: str) -> bool:
         """Kill a command that still runs, and its session."""
         pid = self._running.get(identity)

@@ -359,10 +359,16 @@ class Server:
                 ) from error
 
     def op_fault(self, request: _wire.Message, _fds: list[int]) -> _Reply:
-        """Do harm to a guest: ``kill`` or ``freeze`` its processes, ``cut`` a cable, ``remove``."""
-        guest, kind = self._guests.get(request["guest"]), request["kind"]
+        """Do harm to a guest, or let happen to it or to H what bottles have to survive."""
+        kind = request["kind"]
+        if kind == "reload":
+            self._fabric.reload_rules()
+            return _OK, ()
+        guest = self._guests.get(request["guest"])
         if kind == "cut":
             self._guests.cut(guest, request["network"])
+        elif kind == "connect":
+            self._guests.connect(guest, request["network"])
         elif kind == "remove":
             self._guests.remove([guest.name])
         else:

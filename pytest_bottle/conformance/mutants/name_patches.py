@@ -1,0 +1,43 @@
+"""What tampered sidecars do with names and addresses instead; run like those of :mod:`.patches`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pytest_bottle.guest import policy
+
+if TYPE_CHECKING:
+    import h11
+
+    from pytest_bottle.guest import proxy
+
+
+def matches_from_behind() -> None:
+    """Let a name through that ends with a listed one, wherever that begins."""
+    strict = policy.Policy.decide
+
+    def decide(self: policy.Policy, host: str, port: int) -> policy.Decision:
+        decision = strict(self, host, port)
+        listed = [name for name in self._ports if decision.host.endswith(name)]
+        if decision.reason != "not-allowed" or not listed:
+            return decision
+        return strict(self, listed[0], port)._replace(host=decision.host)
+
+    policy.Policy.decide = decide  # type: ignore[method-assign]
+
+
+def resolves_first() -> None:
+    """Look up what is asked for, and then look at the list."""
+    from pytest_bottle.guest import proxy
+
+    strict = proxy._Client._judge  # noqa: SLF001 - nobody else may have a way in
+
+    def judge(client: proxy._Client, request: h11.Request) -> policy.Verdict:
+        authority = request.target.decode().partition("://")[2] or request.target.decode()
+        with suppress(ValueError, policy.Stop):
+            host, _ = policy.split_authority(authority.partition("/")[0], 0)
+            client.sidecar.dialer.checked(policy.canonical_host(host))
+        return strict(client, request)
+
+    proxy._Client._judge = judge  # type: ignore[method-assign,assignment]  # noqa: SLF001 - likewise

@@ -1,0 +1,28 @@
+"""What a run of the conformance suite is to do: the checks that it knows, and those it plans."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_bottle import settings
+from pytest_bottle.conformance import profiles
+from pytest_bottle.conformance.registry import all_checks
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_bottle.conformance.registry import Check
+
+
+def known_checks(config: pytest.Config) -> tuple[Check, ...]:
+    """Every check that this run could make: what the survey fires, and what a waiver may name."""
+    del config
+    return all_checks()
+
+
+def planned_checks(config: pytest.Config) -> tuple[Check, ...]:
+    """Every check that this run has to make: items, gate and report go by it, and by nothing else.
+
+    It is the same on the controller and on each worker.
+    """
+    return profiles.planned(settings.of(config).profile, known_checks(config))
