@@ -73,6 +73,40 @@ def test_some_names_lead_where_a_sidecar_must_not_go(
     assert query(running, name) == ("NOERROR", [address])
 
 
+def test_a_name_leads_inside_at_every_other_question(fresh: Running) -> None:
+    """Of each two answers one is public and one is not, in no order that comes back."""
+    answers = [query(fresh, "alternating.test")[1][0] for _ in range(16)]
+    inside = [answer == "10.99.0.7" for answer in answers]
+
+    assert {answer for answer in answers if answer != "10.99.0.7"} == {
+        fresh.client.address("alternating.test")
+    }
+    assert "".join("01"[one] for one in inside) == "0110100110010110"
+    assert query(fresh, "alternating.test", "AAAA") == ("NOERROR", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype", "records"),
+    [
+        ("aliased.test", "A", ["hop.aliased.test.", "metadata.test.", "169.254.169.254"]),
+        ("127-0-0-1.spelled.test", "A", ["127.0.0.1"]),
+        ("127-0-0-1.spelled.test", "AAAA", []),
+        ("mixed6.test", "AAAA", ["fd00::7"]),
+    ],
+)
+def test_some_names_lead_inside_by_others(
+    running: Running, name: str, qtype: str, records: list[str]
+) -> None:
+    """By aliases, by the address in the name, or by one family only."""
+    assert query(running, name, qtype) == ("NOERROR", records)
+
+
+def test_one_address_of_two_leads_inside(running: Running) -> None:
+    """The other one is public."""
+    first, second = query(running, "mixed.test")[1]
+    assert (first, second) == (running.client.address("mixed.test"), "10.99.0.7")
+
+
 @pytest.mark.parametrize("name", ["nxdomain.test", "x.nxdomain.test", "example.com", "latest", "."])
 def test_other_names_do_not_exist(running: Running, name: str) -> None:
     """The lab plays a resolver at every address, and knows only .test."""

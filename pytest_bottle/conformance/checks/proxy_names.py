@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature
-from pytest_bottle.conformance import talks
+from pytest_bottle.conformance import inward, talks
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.dialects import DIALECTS, Destination
 from pytest_bottle.conformance.lookups import require_lookups_heard
@@ -13,12 +13,14 @@ from pytest_bottle.conformance.registry import Severity, check
 from pytest_bottle.conformance.talks import Talk
 from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.guest import dnswire
+from pytest_bottle.internet import zone
 from pytest_bottle.spec import EgressRoute
 from pytest_bottle.stimulus import new_nonce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pytest_bottle.backends.contract import Topology
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.conformance.plan import Plan
     from pytest_bottle.internet.records import Heard
@@ -103,3 +105,68 @@ def _about(talk: Talk, news: Sequence[Heard]) -> Iterator[Heard]:
 
 def _carried(talk: Talk, news: Sequence[Heard]) -> bool:
     return any(talk.nonce.encode() in record.payload for record in news)
+
+
+# -- names that lead inside ------------------------------------------------------------------------
+
+#: Each is listed. The first alternates, the others lead inside always, or with one address of two.
+_INWARD = (zone.ALTERNATING, zone.ALIASED, zone.MIXED, zone.MIXED6, *zone.FIXED)
+_WATCHED = (
+    zone.INSIDE,
+    zone.INSIDE6,
+    *(address for pair in zone.FIXED.values() for address in pair),
+)
+#: How often the alternating name is asked for; the catalogue says 50.
+_QUICK, _THOROUGH = 12, 25
+
+
+@check(
+    "PXY-11",
+    "An allowed name that resolves inward is refused (rebinding)",
+    severity=Severity.HIGH,
+    needs=_LAB,
+    evidence=(
+        "https://github.com/vibed-project/vibeD/pull/87",
+        "https://github.com/onyx-dot-app/onyx/pull/12242",
+        "https://github.com/KeeperHub/keeperhub/pull/1542",
+    ),
+    apart=True,
+    alone=True,  # as for PXY-10
+)
+def names_do_not_lead_inside(bench: Bench) -> str:
+    """The address dialled is the address judged: a listed name that leads to the sidecar itself, to
+    a private address or by aliases to the metadata service, one of whose addresses does, or which
+    is public now and private at the next question, never makes the sidecar dial inward.
+    """
+    bench.backend.internet.listen(tcp=[inward.PORT])
+    with bench.another(inward.listing(bench.spare, _INWARD)) as topology:
+        return _rebind(bench, topology)
+
+
+def _rebind(bench: Bench, topology: Topology) -> str:
+    rounds = _THOROUGH if bench.thorough else _QUICK  # each by CONNECT and by GET
+    turns = inward.conversations("PXY-11 turns", topology, [zone.ALTERNATING] * rounds)
+    others = inward.conversations("PXY-11 others", topology, [*_INWARD[1:]] * 2)
+    asked = inward.ask(bench, topology, _WATCHED, _WATCHED, turns, others)
+    public = inward.arrived(asked, turns.talks)
+    unlooked = [name for name in _INWARD if not _looked_up(asked, topology, name)]
+    if not public or unlooked:
+        raise bench.inconclusive(
+            f"{len(public)} of {len(turns.talks)} rounds led to the public address, and the "
+            f"sidecar did not look up {unlooked} (does it read BOTTLE_ROUTES?); "
+            f"{asked.answers.failures}"
+        )
+    inward.require_asked(bench, asked, [a for a in _WATCHED if _is_there(bench, a)])
+    return f"{len(public)} of {len(turns.talks)} rounds led outside, none inside"
+
+
+def _looked_up(asked: inward.Asked, topology: Topology, name: str) -> bool:
+    question, sidecar = dnswire.encode_name(name), topology.sidecar_outer_address
+    return any(
+        record.src == sidecar and record.payload[12:].lower().startswith(question)
+        for record in asked.hearing.records
+    )
+
+
+def _is_there(bench: Bench, address: str) -> bool:
+    return ":" not in address or Feature.IPV6 in bench.features

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pytest_bottle.guest import policy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import h11
 
     from pytest_bottle.guest import proxy
@@ -41,3 +43,35 @@ def resolves_first() -> None:
         return strict(client, request)
 
     proxy._Client._judge = judge  # type: ignore[method-assign,assignment]  # noqa: SLF001 - likewise
+
+
+def resolves_again() -> None:
+    """Resolve a name to judge its addresses, and again to dial one."""
+    from pytest_bottle.guest import resolver
+
+    strict = resolver.Dialer.checked
+
+    def checked(self: resolver.Dialer, host: str) -> list[str]:
+        judged = strict(self, host)
+        return judged if policy.is_literal(host) else self._resolver.resolve(host)
+
+    resolver.Dialer.checked = checked  # type: ignore[method-assign]
+
+
+def compares_texts() -> None:
+    """Refuse addresses that begin with two texts, and leave all else to the library's reading."""
+    from pytest_bottle.guest import resolver
+
+    strict = policy.canonical_host
+
+    def lenient(text: str) -> str:
+        try:
+            return strict(text)
+        except ValueError:
+            return text.strip("[]")
+
+    def allowed(address: str, exceptions: Sequence[str] = ()) -> bool:  # noqa: ARG001
+        return not address.startswith(("127.", "169.254."))
+
+    policy.canonical_host = lenient
+    resolver.address_allowed = allowed  # type: ignore[attr-defined]

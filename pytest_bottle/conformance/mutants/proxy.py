@@ -103,6 +103,18 @@ def socks_reads_to_the_nul() -> NetnsBackend:
     return tampered("socks_reads_to_the_nul")
 
 
+@mutant("PXY-11")
+def resolves_again() -> NetnsBackend:
+    """The sidecar resolves a name once to judge it, and again to dial."""
+    return tampered("resolves_again", name_patches)
+
+
+@mutant("PXY-14")
+def compares_texts() -> NetnsBackend:
+    """The sidecar compares an address with "127." and "169.254.", as it is written."""
+    return tampered("compares_texts", name_patches)
+
+
 @mutant("PXY-13", also={"DNS-07", "PXY-12"})
 def matches_from_behind() -> NetnsBackend:
     """The sidecar compares ends of names, and not from a dot on."""

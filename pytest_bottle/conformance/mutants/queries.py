@@ -50,20 +50,26 @@ class FiltersTwoTypes(_Filters):
     passes = r"data[-4:-2] not in (b'\0\1', b'\0\x1c')"
 
 
-@mutant("DNS-06", also={"DNS-02", "DNS-07", "PXY-02", "PXY-03", "PXY-12", "PXY-13"})
+@mutant(
+    "DNS-06",
+    also={
+        *("DNS-02", "DNS-07", "PXY-02", "PXY-03", "PXY-04", "PXY-05", "PXY-06"),
+        *("PXY-12", "PXY-13"),
+    },
+)
 def resolves_first() -> NetnsBackend:
     """The sidecar looks a name up, and then looks at its list."""
     return tampered("resolves_first", name_patches)
 
 
-@mutant("DNS-07")
+@mutant("DNS-07", also={"NET-03"})
 class PassesChildrenOn(_Filters):
     """The agent's own resolver takes a rule for one host for a rule about all names below it."""
 
     passes = r"b'\7allowed\4test\0' in data.lower()"
 
 
-@mutant("DNS-08", also={"DNS-01", "DNS-04", "NET-05"})
+@mutant("DNS-08", also={"DNS-01", "DNS-04", "NET-05", "NET-10"})
 class FiltersOneResolver(Leaky):
     """UDP to port 53 is kept from one resolver's address, the sidecar's, and from no other."""
 
