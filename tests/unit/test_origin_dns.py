@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_bottle.errors import TransportError
 from pytest_bottle.guest import dnswire
 from pytest_bottle.internet.talk import Peer, Talk
 from pytest_bottle.internet.zone import FIRST, LAST, Zone, ZoneFullError
@@ -111,6 +112,20 @@ def test_one_address_of_two_leads_inside(running: Running) -> None:
 def test_other_names_do_not_exist(running: Running, name: str) -> None:
     """The lab plays a resolver at every address, and knows only .test."""
     assert query(running, name) == ("NXDOMAIN", [])
+
+
+def test_a_name_can_be_adopted(fresh: Running) -> None:
+    """It exists from then on, with all below it and nothing beside it; ``.test`` needs none."""
+    assert query(fresh, "db.internal")[0] == "NXDOMAIN"
+
+    pair = fresh.client.adopt("DB.internal.")
+
+    assert query(fresh, "db.internal")[1] == query(fresh, "x.db.internal")[1] == [pair[0]]
+    assert query(fresh, "db.internal", "AAAA")[1] == [pair[1]]
+    assert query(fresh, "web.internal")[0] == query(fresh, "internal")[0] == "NXDOMAIN"
+    assert fresh.client.adopt("a.private.test") == fresh.client.addresses("private.test")
+    with pytest.raises(TransportError, match=r"nxdomain\.test does not exist"):
+        fresh.client.adopt("nxdomain.test")
 
 
 def test_a_text_record_repeats_the_question(running: Running) -> None:

@@ -30,7 +30,9 @@ class _Permissive(NetnsBackend):
 
 @mutant(
     "PXY-02",
-    also={"DNS-02", "DNS-06", "DNS-07", "PXY-03", "PXY-12", "PXY-13"},
+    also={
+        *("DNS-02", "DNS-06", "DNS-07", "PXY-03", "PXY-05", "PXY-06", "PXY-12", "PXY-13"),
+    },
 )
 class AllowAll(_Permissive):
     """The sidecar's default action is allow."""
@@ -79,7 +81,10 @@ def tampered(patch: str, home: ModuleType = patches) -> NetnsBackend:
     return patched(f"patches = {{}}; exec({source!r}, patches); patches[{patch!r}]()")
 
 
-@mutant("PXY-03", also={"DNS-06", "DNS-07", "PXY-02", "PXY-12", "PXY-13"})
+@mutant(
+    "PXY-03",
+    also={"DNS-06", "DNS-07", "PXY-02", "PXY-05", "PXY-06", "PXY-12", "PXY-13"},
+)
 def lists_for_connect_only() -> NetnsBackend:
     """The sidecar looks at its list when it is asked for a tunnel, and only then."""
     return tampered("lists_for_connect_only")
