@@ -138,7 +138,12 @@ class Leaky(NetnsBackend, abc.ABC):
 
 
 def patched(code: str) -> NetnsBackend:
-    """Open a backend whose session runs a line of code before its own.
+    """Open a backend whose session runs a line of code before its own."""
+    return NetnsBackend(patched_engine(code))
+
+
+def patched_engine(code: str) -> NetnsEngine:
+    """Open an engine whose session runs a line of code before its own.
 
     It runs in the keeper, which every process of the session descends from.
     """
@@ -147,7 +152,7 @@ def patched(code: str) -> NetnsBackend:
     class Patched(Client):
         boot = f"{before}{code}; gc.enable(){after}"
 
-    return NetnsBackend(NetnsEngine(Patched()))
+    return NetnsEngine(Patched())
 
 
 _M = TypeVar("_M", bound="Callable[[], NetnsBackend]")
