@@ -132,7 +132,7 @@ class Leaky(NetnsBackend, abc.ABC):
         self.netns.configure(topology.agent.name, [route])
 
 
-def patched(code: str) -> NetnsBackend:
+def patched(code: str, make: Callable[[NetnsEngine], NetnsBackend] | None = None) -> NetnsBackend:
     """Open a backend whose session runs a line of code before its own.
 
     It runs in the keeper, which every process of the session descends from.
@@ -142,7 +142,7 @@ def patched(code: str) -> NetnsBackend:
     class Patched(Client):
         boot = f"{before}{code}; gc.enable(){after}"
 
-    return NetnsBackend(NetnsEngine(Patched()))
+    return (make or NetnsBackend)(NetnsEngine(Patched()))
 
 
 _M = TypeVar("_M", bound="Callable[[], NetnsBackend]")
@@ -156,11 +156,15 @@ class Mutant:
         name: the ID of the check that must catch it; a second one of a check ends in ``-M2``.
         make: opens it.
         also: the IDs of all other checks that see the same harm.
+        harness: it is the suite that is broken, not the bottle: no negative may be PASSED.
+        blind: the IDs of the negatives that turn INCONCLUSIVE then; None for all of the survey's.
     """
 
     name: str
     make: Callable[[], NetnsBackend]
     also: frozenset[str]
+    harness: bool = False
+    blind: frozenset[str] | None = None
 
     @property
     def check(self) -> str:
@@ -171,11 +175,18 @@ class Mutant:
 _MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(name: str, *, also: Iterable[str] = ()) -> Callable[[_M], _M]:
+def mutant(
+    name: str,
+    *,
+    also: Iterable[str] = (),
+    harness: bool = False,
+    blind: Iterable[str] | None = None,
+) -> Callable[[_M], _M]:
     """Register a class, or a function without arguments, that opens a mutant (:class:`Mutant`)."""
 
     def register(make: _M) -> _M:
-        _MUTANTS[name] = Mutant(name, make, frozenset(also))
+        blinded = None if blind is None else frozenset(blind)
+        _MUTANTS[name] = Mutant(name, make, frozenset(also), harness, blinded)
         return make
 
     return register
