@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.conformance import conditions, ruling, survey
+from pytest_bottle.conformance import conditions, rows, ruling, survey
 from pytest_bottle.conformance.ahead import Ahead
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, NotSupported, Violation
@@ -31,12 +32,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Common:
-    """What all checks of a bench share, made when one of them first asks for it."""
+    """What all checks of a bench share, made when one of them first asks for it.
+
+    ``claims`` are those that a check had judged, and ``took`` the seconds that it ran, by its ID.
+    """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     sibling: Topology | None = None
+    described: Topology | None = None
     evidence: Evidence | None = None
     blind: dict[str, str] = field(default_factory=dict)
+    claims: dict[str, list[Judged]] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
 
 
 class Bench:
@@ -49,7 +56,7 @@ class Bench:
         spec: what its bottle is; of this the egress routes and the agent's command are the suite's.
         reopening: how another run of pytest comes to the same backend; None leaves it to the
             backend's own name.
-        checks: whose stimuli the survey fires; None for all of the package's own.
+        checks: whose stimuli the survey fires; None for the package's own and the rows of ``spec``.
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
         ahead: the checks that will be run; of these some may run ahead, beside each other.
     """
@@ -65,9 +72,11 @@ class Bench:
         ahead: Iterable[Check] = (),
     ) -> None:
         self.backend = backend
-        self._checks = checks
+        own = (*all_checks(), *rows.checks_of(spec.policy))
+        self._checks = own if checks is None else checks
         self.thorough = thorough
         self._reopening = reopening
+        self._described = replace(spec.spare, command=())
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
         self.topology = backend.up(self.spec)
         self._common = _Common()
@@ -75,9 +84,10 @@ class Bench:
         self._ahead = Ahead(ahead, self._run)
 
     def close(self) -> None:
-        """Take the bottle down, and its sibling."""
+        """Take the bottle down, and the others that checks have in common."""
         with contextlib.ExitStack() as stack:
-            for topology in filter(None, (self.topology, self._common.sibling)):
+            common = self._common
+            for topology in filter(None, (self.topology, common.sibling, common.described)):
                 stack.callback(self.backend.down, topology)
             stack.callback(self.finish)
 
@@ -102,6 +112,14 @@ class Bench:
             if self._common.sibling is None:
                 self._common.sibling = self.backend.up(self.spare)
             return self._common.sibling
+
+    @property
+    def described(self) -> Topology:
+        """A bottle with the routes of the specification itself, brought up when first asked for."""
+        with self._common.lock:
+            if self._common.described is None:
+                self._common.described = self.backend.up(self._described)
+            return self._common.described
 
     @contextlib.contextmanager
     def another(self, spec: BottleSpec | None = None) -> Iterator[Topology]:
@@ -145,18 +163,29 @@ class Bench:
             )
         mine = copy.copy(self)
         mine._check = check  # noqa: SLF001 - our own kind
-        note = check.body(mine)
+        began = time.monotonic()
+        try:
+            note = check.body(mine)
+        finally:
+            self._common.took[check.id] = time.monotonic() - began
         if self.surveyed and check in self.claimants and (why := self.blind(check)):
             raise mine.inconclusive(why)
         return note
+
+    def claims_of(self, check: Check) -> list[Judged]:
+        """The claims that a check has had judged; none for one that acts by itself."""
+        return self._common.claims.get(check.id, [])
+
+    def took(self, check: Check) -> float:
+        """How long a check ran, in seconds; others may have run at the same time."""
+        return self._common.took.get(check.id, 0.0)
 
     @property
     def evidence(self) -> Evidence:
         """The survey's evidence; fired once, when the first check asks for it."""
         with self._common.lock:
             if self._common.evidence is None:
-                checks = all_checks() if self._checks is None else self._checks
-                self._common.evidence = survey.conduct(self.backend, self.topology, checks)
+                self._common.evidence = survey.conduct(self.backend, self.topology, self._checks)
             return self._common.evidence
 
     @property
@@ -179,7 +208,11 @@ class Bench:
 
     def judged(self, check: str) -> list[Judged]:
         """Judge every claim of a check."""
-        return ruling.judge_claims(self.evidence, check, self.unmet())
+        unmet = self.unmet()
+        found = ruling.judge_claims(self.evidence, check, unmet)
+        judged = found + rows.judged(self.evidence, check, unmet)
+        self._common.claims[check] = judged
+        return judged
 
     def unmet(self) -> str:
         """Name the condition of the whole survey that is not met; empty if all are."""
@@ -191,7 +224,9 @@ class Bench:
         Returns:
             the mechanisms.
         """
-        verdict, seen = ruling.rule(self.evidence, self.current.id, self.unmet())
+        check = self.current.id
+        swept = ruling.judge_sweeps(self.evidence, check, self.unmet())
+        verdict, seen = ruling.rule(self.judged(check), swept)
         if verdict is Verdict.VIOLATED:
             raise self.violation(seen)
         if verdict is not Verdict.PASSED:
@@ -206,7 +241,8 @@ class Bench:
         if check.id not in self._common.blind:
             leaky = copy.copy(self)
             leaky._check = check  # noqa: SLF001 - our own kind
-            leaky._common = replace(self._common, evidence=ruling.mirrored(self.evidence))  # noqa: SLF001
+            evidence = ruling.mirrored(self.evidence)
+            leaky._common = replace(self._common, evidence=evidence, claims={})  # noqa: SLF001
             self._common.blind[check.id] = _unseen(check, leaky)
         return self._common.blind[check.id]
 
@@ -215,7 +251,7 @@ class Bench:
         """The checks that claim something in the survey."""
         plan = self.evidence.plan
         found = {claim.check for claim in plan.claims} | {sweep.check for sweep in plan.sweeps}
-        return [one for one in self._checks or all_checks() if one.id in found]
+        return [one for one in self._checks if one.id in found]
 
     @property
     def current(self) -> Check:

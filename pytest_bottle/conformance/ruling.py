@@ -14,6 +14,8 @@ from pytest_bottle.firing import heard
 from pytest_bottle.verdict import Finding, Verdict, combine, is_leak, judge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_bottle.conformance.plan import Claim, Sweep
     from pytest_bottle.conformance.survey import Evidence
     from pytest_bottle.firing import Operation
@@ -49,18 +51,8 @@ class Ruling(NamedTuple):
     seen: str
 
 
-def rule(evidence: Evidence, check: str, unmet: str) -> Ruling:
-    """Say what all claims and sweeps of a check come to.
-
-    Args:
-        evidence: what was seen and heard.
-        check: its ID.
-        unmet: a control of the whole survey that is red; empty if none is.
-    """
-    judged = judge_claims(evidence, check, unmet)
-    swept = [
-        judge_sweep(evidence, one, unmet) for one in evidence.plan.sweeps if one.check == check
-    ]
+def rule(judged: Sequence[Judged], swept: Sequence[Swept]) -> Ruling:
+    """Say what all claims and sweeps of a check come to."""
     everything: list[Judged | Swept] = [*swept, *judged]
     verdict = combine(one.finding for one in everything)
     if verdict is Verdict.VIOLATED:
@@ -90,7 +82,7 @@ def mirrored(evidence: Evidence) -> Evidence:
 
 
 def judge_claims(evidence: Evidence, check: str, unmet: str) -> list[Judged]:
-    """Judge every claim of a check."""
+    """Judge every claim of a check; ``unmet`` names a red control of the whole survey."""
     claims = [claim for claim in evidence.plan.claims if claim.check == check]
     return [judge_claim(evidence, claim, unmet) for claim in claims]
 
@@ -168,6 +160,12 @@ def _ports(evidence: Evidence, operation: Operation, protocol: str) -> set[int]:
     }
 
 
+def judge_sweeps(evidence: Evidence, check: str, unmet: str) -> list[Swept]:
+    """Judge every sweep of a check."""
+    sweeps = [sweep for sweep in evidence.plan.sweeps if sweep.check == check]
+    return [judge_sweep(evidence, sweep, unmet) for sweep in sweeps]
+
+
 def judge_sweep(evidence: Evidence, sweep: Sweep, unmet: str) -> Swept:
     """Judge one sweep like a single stimulus: heard at any port, it was heard."""
     ports = tuple(sorted(_ports(evidence, sweep.operation, sweep.protocol)))
@@ -202,6 +200,6 @@ def _leak(one: Judged) -> str:
     return text
 
 
-def _mechanisms(judged: list[Judged]) -> str:
+def _mechanisms(judged: Sequence[Judged]) -> str:
     counts = Counter((one.claim.shot.vantage.value, str(one.outcome)) for one in judged)
     return ", ".join(f"{vantage}: {n}x {outcome}" for (vantage, outcome), n in counts.items())

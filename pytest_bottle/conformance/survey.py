@@ -3,6 +3,7 @@
 The order is what makes silence worth something: the sidecar speaks on every key (CTL-01), then the
 claims and their mirrors are fired at once, then the sweeps, then what must not reach a guest, and
 then the sidecar speaks on every key again (CTL-03). What is heard late is heard all the same.
+The rows of a user's own policy come behind all this, see :mod:`pytest_bottle.conformance.rounds`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.conformance import rounds
 from pytest_bottle.conformance.encounters import merge
 from pytest_bottle.conformance.inside import Inside, Visits
 from pytest_bottle.conformance.plan import Plan
@@ -52,6 +54,7 @@ class Evidence:
         swept: what it heard during the sweeps.
         tail: what it heard from there on, the last beats among it.
         claimed: what came to a guest when it should not; ``controlled``: when it should.
+        rounds: what became of the rows of the user's own policy; None without any.
     """
 
     plan: Plan
@@ -65,6 +68,7 @@ class Evidence:
     tail: Hearing
     claimed: Mapping[Vantage, Visits]
     controlled: Mapping[Vantage, Visits]
+    rounds: rounds.Rounds | None
 
     def unheard(self, beats: Iterable[Shot], hearing: Hearing) -> list[str]:
         """Name the beats that the witness did not hear."""
@@ -159,9 +163,11 @@ def _fire(backend: Backend, topology: Topology, plan: Plan) -> Evidence:
     controlled = inside.controlled()
     merge(volley, fire(backend, topology, map(Operation.of, after)))
     tail = _settled(internet, swept.end)
+    # Last, and not in the tail: where these go, other checks want to hear nothing at all.
+    own = rounds.conduct(backend, topology, plan.asked, volley)
     return Evidence(
         *(plan, volley, opened, window.end, before, after),
-        *(window, swept, tail, claimed, controlled),
+        *(window, swept, tail, claimed, controlled, own),
     )
 
 

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from pytest_bottle.backends.contract import User
 from pytest_bottle.backends.engines.netns.rtnetlink import RTN_BLACKHOLE
 from pytest_bottle.conformance.bench import Bench
-from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend, mutant, patched
+from pytest_bottle.conformance.mutants.base import (
+    Errand,
+    Meddler,
+    NetnsBackend,
+    mutant,
+    patched,
+    patched_engine,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -132,7 +139,7 @@ def paused_witness() -> NetnsBackend:
 
     Mirrors are among that.
     """
-    return patched(f"exec({_FORGETFUL!r}, {{}})", _PausedWitness)
+    return _PausedWitness(patched_engine(f"exec({_FORGETFUL!r}, {{}})"))
 
 
 @mutant("CTL-04", also={"CTL-01", "CTL-03", "CTL-05"}, harness=True)
