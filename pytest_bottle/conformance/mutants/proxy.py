@@ -140,6 +140,20 @@ def any_address() -> NetnsBackend:
     return NetnsBackend(_AnyAddress())
 
 
+class _Everywhere(NetnsEngine):
+    """An engine whose sidecars listen on all of their addresses."""
+
+    def run_sidecar(self, guest: str, request: SidecarRequest) -> Endpoint | None:
+        listen = request.listen._replace(host="0.0.0.0")
+        return super().run_sidecar(guest, request._replace(listen=listen))
+
+
+@mutant("PXY-20")
+def open_relay() -> NetnsBackend:
+    """The sidecar's proxy listens on its outer address too."""
+    return NetnsBackend(_Everywhere())
+
+
 class _Outside(NetnsEngine):
     """An engine that puts agents on the egress network too: only variables lead to the proxy."""
 
