@@ -108,6 +108,7 @@ class Post:
         port: on which port.
         callers: who is meant to be heard, and the addresses they call.
         addresses: what it binds.
+        longest: seconds after which it ends in any case.
     """
 
     def __init__(
@@ -119,12 +120,13 @@ class Post:
         *,
         callers: Sequence[tuple[Vantage, str]],
         addresses: Sequence[str] = ("0.0.0.0",),
+        longest: float = _LONGEST,
     ) -> None:
         self._fire = partial(fire, backend, topology)
         self._port, self._callers = port, callers
         self._last = new_nonce()
         what = {"kind": "listen", "tcp": [port], "udp": [port], "addresses": [*addresses]}
-        more = {"until": self._last, "deadline": _LONGEST}
+        more = {"until": self._last, "deadline": longest}
         self._listener = Operation(f"listener at {vantage.value}", vantage, {**what, **more})
         self._controls: list[Operation] = []
         self._volley = Volley()

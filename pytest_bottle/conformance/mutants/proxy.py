@@ -112,6 +112,30 @@ def any_address() -> NetnsBackend:
     return NetnsBackend(_AnyAddress())
 
 
+@mutant("PXY-15")
+def points_at_itself() -> NetnsBackend:
+    """The sidecar dials its own addresses, and those of any other class."""
+    return tampered("points_at_itself")
+
+
+@mutant("PXY-16")
+def has_an_admin_door() -> NetnsBackend:
+    """The sidecar serves a page on 0.0.0.0:8081, which stands in for mitmweb."""
+    return tampered("has_an_admin_door")
+
+
+@mutant("PXY-17")
+def knows_its_host() -> NetnsBackend:
+    """The sidecar takes the host's alias for an ordinary name, one that it lets through."""
+    return tampered("knows_its_host")
+
+
+@mutant("PXY-19")
+def trusts_its_own_port() -> NetnsBackend:
+    """The sidecar exempts clients by the port that they call from."""
+    return tampered("trusts_its_own_port")
+
+
 class _Outside(NetnsEngine):
     """An engine that puts agents on the egress network too: only variables lead to the proxy."""
 
