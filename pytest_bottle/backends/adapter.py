@@ -44,6 +44,7 @@ _BEHIND: Mapping[Feature, tuple[str, ...]] = {
     Feature.PRIVILEGED_PROBE: ("address",),
     Feature.OPEN_GUEST: ("address",),
     Feature.NEIGHBOUR: ("address",),
+    Feature.STRANGER: ("address",),
     Feature.AUDIT: ("audit",),
     **dict.fromkeys(FAULTS_OF, ("fault",)),
     Feature.SESSION: ("session", "residue", "sweep"),

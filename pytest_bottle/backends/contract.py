@@ -37,6 +37,10 @@ class Vantage(enum.Enum):
     """L: a privileged guest on the egress network, beside the sidecar."""
     BYSTANDER = "bystander"
     """A second privileged guest on the internal network, at which a control of the first shows."""
+    STRANGER = "stranger"
+    """X: a privileged guest on a network that no bottle is on, such as an engine's default one."""
+    COMPANION = "companion"
+    """A second guest on the stranger's network, at which a control of the first shows."""
 
 
 class User(enum.Enum):
@@ -160,6 +164,10 @@ class Feature(enum.Enum):
     """What exists on the host can be listed."""
     IPV6 = "ipv6"
     """Its egress network and the far side speak IPv6."""
+    STRANGER = "stranger"
+    """Guests can be put on a network of the host that no bottle is on."""
+    HOST_APART = "host-apart"
+    """The bottle's host itself cannot reach the agent's ports."""
 
 
 #: What a backend must be able to do for each vantage point that not every bottle has.
@@ -169,6 +177,8 @@ FEATURE_OF = MappingProxyType(
         Vantage.OPEN: Feature.OPEN_GUEST,
         Vantage.PRIVILEGED: Feature.PRIVILEGED_PROBE,
         Vantage.NEIGHBOUR: Feature.NEIGHBOUR,
+        Vantage.STRANGER: Feature.STRANGER,
+        Vantage.COMPANION: Feature.STRANGER,
     }
 )
 

@@ -52,6 +52,11 @@ _TRUST = dict.fromkeys(
 #: How long the agent's own command must live to count as started, in seconds.
 _SETTLE = 0.25
 _VERSION = "import sys; print('new enough' if sys.version_info >= (3, 8) else sys.version)"
+#: Guests of the suite's own that have NET_ADMIN and NET_RAW.
+_PRIVILEGED = (
+    *(Vantage.PRIVILEGED, Vantage.BYSTANDER, Vantage.NEIGHBOUR),
+    *(Vantage.STRANGER, Vantage.COMPANION),
+)
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _NO_PROXY = "localhost,127.0.0.1,::1"
 
@@ -303,7 +308,7 @@ class EngineBackend:
     def _place(self, topology: Topology, vantage: Vantage, user: User) -> tuple[str, str]:
         if vantage is Vantage.HOST:
             return HOST, user.value
-        if vantage in (Vantage.PRIVILEGED, Vantage.NEIGHBOUR, Vantage.BYSTANDER):
+        if vantage in _PRIVILEGED:
             return self._guest(topology, vantage).name, "privileged"
         return self._guest(topology, vantage).name, user.value
 
@@ -331,6 +336,9 @@ class EngineBackend:
         elif vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
             networks = (topology.egress.name,)
             request = GuestRequest(name, networks, name, _TRUST, RESOLVER.host, rootfs=rootfs)
+        elif vantage in (Vantage.STRANGER, Vantage.COMPANION):
+            networks = (self._strangers(topology),)
+            request = GuestRequest(name, networks, name, rootfs=rootfs)
         else:
             raise ConfigurationError("nothing can be attached there", where=vantage.value)
         try:
@@ -341,6 +349,13 @@ class EngineBackend:
                 self.engine.remove_guests((name,))
             raise
         return guest
+
+    def _strangers(self, topology: Topology) -> str:
+        """Give the network beside a bottle's own; make it first if need be."""
+        name = f"{topology.id}-strangers"
+        if name not in self._bottles[topology.id].networks:
+            self._network(topology.id, "strangers", "")
+        return name
 
     # -- the rest ---------------------------------------------------------------------
 

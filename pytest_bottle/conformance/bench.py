@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.conformance import conditions, survey
+from pytest_bottle.conformance import conditions, rows, survey
 from pytest_bottle.conformance.ahead import Ahead
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, NotSupported, Violation
@@ -36,6 +36,7 @@ class _Common:
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     sibling: Topology | None = None
+    described: Topology | None = None
     evidence: Evidence | None = None
 
 
@@ -49,7 +50,7 @@ class Bench:
         spec: what its bottle is; of this the egress routes and the agent's command are the suite's.
         reopening: how another run of pytest comes to the same backend; None leaves it to the
             backend's own name.
-        checks: whose stimuli the survey fires; None for all of the package's own.
+        checks: whose stimuli the survey fires; None for the package's own and the rows of ``spec``.
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
         ahead: the checks that will be run; of these some may run ahead, beside each other.
     """
@@ -65,9 +66,11 @@ class Bench:
         ahead: Iterable[Check] = (),
     ) -> None:
         self.backend = backend
-        self._checks = checks
+        own = (*all_checks(), *rows.checks_of(spec.policy))
+        self._checks = own if checks is None else checks
         self.thorough = thorough
         self._reopening = reopening
+        self._described = replace(spec.spare, command=())
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
         self.topology = backend.up(self.spec)
         self._common = _Common()
@@ -75,9 +78,10 @@ class Bench:
         self._ahead = Ahead(ahead, self._run)
 
     def close(self) -> None:
-        """Take the bottle down, and its sibling."""
+        """Take the bottle down, and the others that checks have in common."""
         with contextlib.ExitStack() as stack:
-            for topology in filter(None, (self.topology, self._common.sibling)):
+            common = self._common
+            for topology in filter(None, (self.topology, common.sibling, common.described)):
                 stack.callback(self.backend.down, topology)
             stack.callback(self.finish)
 
@@ -102,6 +106,14 @@ class Bench:
             if self._common.sibling is None:
                 self._common.sibling = self.backend.up(self.spare)
             return self._common.sibling
+
+    @property
+    def described(self) -> Topology:
+        """A bottle with the routes of the specification itself, brought up when first asked for."""
+        with self._common.lock:
+            if self._common.described is None:
+                self._common.described = self.backend.up(self._described)
+            return self._common.described
 
     @contextlib.contextmanager
     def another(self, spec: BottleSpec | None = None) -> Iterator[Topology]:
@@ -152,8 +164,7 @@ class Bench:
         """The survey's evidence; fired once, when the first check asks for it."""
         with self._common.lock:
             if self._common.evidence is None:
-                checks = all_checks() if self._checks is None else self._checks
-                self._common.evidence = survey.conduct(self.backend, self.topology, checks)
+                self._common.evidence = survey.conduct(self.backend, self.topology, self._checks)
             return self._common.evidence
 
     @property
@@ -178,7 +189,8 @@ class Bench:
         """Judge every claim of a check."""
         unmet = self.unmet()
         claims = [claim for claim in self.evidence.plan.claims if claim.check == check]
-        return [survey.judge_claim(self.evidence, claim, unmet) for claim in claims]
+        found = [survey.judge_claim(self.evidence, claim, unmet) for claim in claims]
+        return found + rows.judged(self.evidence, check, unmet)
 
     def unmet(self) -> str:
         """Name the condition of the whole survey that is not met; empty if all are."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.contract import User
@@ -108,7 +109,7 @@ class Post:
         port: on which port.
         callers: who is meant to be heard, and the addresses they call.
         addresses: what it binds.
-        longest: seconds after which it ends in any case.
+        more: what else the listener is told, in place of its own: ports, groups, a deadline.
     """
 
     def __init__(
@@ -120,14 +121,19 @@ class Post:
         *,
         callers: Sequence[tuple[Vantage, str]],
         addresses: Sequence[str] = ("0.0.0.0",),
-        longest: float = _LONGEST,
+        more: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         self._fire = partial(fire, backend, topology)
         self._port, self._callers = port, callers
         self._last = new_nonce()
-        what = {"kind": "listen", "tcp": [port], "udp": [port], "addresses": [*addresses]}
-        more = {"until": self._last, "deadline": longest}
-        self._listener = Operation(f"listener at {vantage.value}", vantage, {**what, **more})
+        what: dict[str, object] = {
+            "kind": "listen",
+            "tcp": [port],
+            "udp": [port],
+            "addresses": [*addresses],
+        }
+        what |= {"until": self._last, "deadline": _LONGEST, **more}
+        self._listener = Operation(f"listener at {vantage.value}", vantage, what)
         self._controls: list[Operation] = []
         self._volley = Volley()
 

@@ -3,23 +3,28 @@
 The order is what makes silence worth something: the sidecar speaks on every key (CTL-01), then the
 claims and their mirrors are fired at once, then the sweeps, then what must not reach a guest, and
 then the sidecar speaks on every key again (CTL-03). What is heard late is heard all the same.
+The rows of a user's own policy come behind all this, see :mod:`pytest_bottle.conformance.rounds`.
 """
 
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, Vantage
-from pytest_bottle.conformance.plan import HEAD_START, INSIDE_PORT, Plan
+from pytest_bottle.conformance import rounds
+from pytest_bottle.conformance.encounters import merge
+from pytest_bottle.conformance.inside import Inside, Visits, uncounted, visited
+from pytest_bottle.conformance.plan import Plan
 from pytest_bottle.errors import TransportError
 from pytest_bottle.firing import Operation, Volley, fire, heard, run_one
 from pytest_bottle.verdict import Finding, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from pytest_bottle.backends.contract import Backend, Topology
     from pytest_bottle.conformance.plan import Claim, Sweep
@@ -31,16 +36,12 @@ if TYPE_CHECKING:
 
 #: Seconds from the last answer to the end of the window, at least; three round trips are less.
 _SETTLE = 0.05
-#: Seconds that a stimulus to a guest on a network beside its sender may take.
-_NEARBY = 0.3
 #: The guests of the suite's own, and what a backend must be able to do for each.
 _GUESTS = {
     Vantage.PRIVILEGED: Feature.PRIVILEGED_PROBE,
     Vantage.OPEN: Feature.OPEN_GUEST,
     Vantage.NEIGHBOUR: Feature.NEIGHBOUR,
 }
-#: Guests that are listened at, in this order: what the neighbour sends may be answered late.
-_EARS = (Vantage.NEIGHBOUR, Vantage.AGENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +53,6 @@ class Judged:
     outcome: str | None
     heard: tuple[Heard, ...]
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Visits:
-    """What came to a guest in one round, in which nobody else talks to it.
-
-    Attributes:
-        said: the first words of those who came to its listener.
-        counted: how many packets its kernel received, by protocol; empty if it could not tell.
-    """
-
-    said: tuple[str, ...]
-    counted: Mapping[str, int]
 
 
 @dataclass
@@ -79,6 +67,7 @@ class Evidence:
         swept: what it heard during the sweeps.
         tail: what it heard from there on, the last beats among it.
         claimed: what came to a guest when it should not; ``controlled``: when it should.
+        rounds: what became of the rows of the user's own policy; None without any.
     """
 
     plan: Plan
@@ -92,6 +81,7 @@ class Evidence:
     tail: Hearing
     claimed: Mapping[Vantage, Visits]
     controlled: Mapping[Vantage, Visits]
+    rounds: rounds.Rounds | None
 
     def unheard(self, beats: Iterable[Shot], hearing: Hearing) -> list[str]:
         """Name the beats that the witness did not hear."""
@@ -171,17 +161,26 @@ def _fire(backend: Backend, topology: Topology, plan: Plan) -> Evidence:
     start = internet.mark()
     volley = fire(backend, topology, [*map(Operation.of, before), *plan.first])
     opened = internet.mark()
-    _merge(volley, fire(backend, topology, _operations(plan)))
+    merge(volley, fire(backend, topology, _operations(plan)))
     window = _settled(internet, start)
-    sweeps = [o for sweep in plan.sweeps for o in (sweep.operation, sweep.control)]
-    _merge(volley, fire(backend, topology, sweeps, 10.0))
+    inside = Inside(backend, topology, plan, volley)
+    # Nobody but their sender hears of the sweeps inside, so that who listens there can do so now.
+    with ThreadPoolExecutor(1) as pool:
+        sweeps = [sweep.operation for sweep in plan.sweeps]
+        sweeping = pool.submit(fire, backend, topology, sweeps, 10.0)
+        claimed = inside.claimed()
+        merge(volley, sweeping.result())
+    # Their controls come later: the neighbour must hear nothing while it listens.
+    merge(volley, fire(backend, topology, [sweep.control for sweep in plan.sweeps]))
     swept = _settled(internet, window.end)
-    claimed, controlled = _listen_inside(backend, topology, plan, volley)
-    _merge(volley, fire(backend, topology, map(Operation.of, after)))
+    controlled = inside.controlled()
+    merge(volley, fire(backend, topology, map(Operation.of, after)))
     tail = _settled(internet, swept.end)
+    # Last, and not in the tail: where these go, other checks want to hear nothing at all.
+    own = rounds.conduct(backend, topology, plan.asked, volley)
     return Evidence(
         *(plan, volley, opened, window.end, before, after),
-        *(window, swept, tail, claimed, controlled),
+        *(window, swept, tail, claimed, controlled, own),
     )
 
 
@@ -194,55 +193,6 @@ def _operations(plan: Plan) -> list[Operation]:
     claims = [claim for claim in plan.claims if claim.ear is None]
     shots = dict.fromkeys(shot for claim in claims for shot in (claim.shot, claim.mirror))
     return [*map(Operation.of, shots), *plan.during]
-
-
-def _merge(into: Volley, more: Volley) -> None:
-    into.records |= more.records
-    into.failures |= more.failures
-
-
-# -- guests as ears --------------------------------------------------------------------------------
-
-
-def _listen_inside(
-    backend: Backend, topology: Topology, plan: Plan, volley: Volley
-) -> tuple[dict[Vantage, Visits], dict[Vantage, Visits]]:
-    """Fire the claims about one guest after the other, then the sidecar's controls at all."""
-
-    def listen(at: Sequence[Vantage], shots: Iterable[Shot]) -> dict[Vantage, Visits]:
-        # Counted before and after by others than the listener: it may start late, or end early.
-        before = _count(backend, topology, at)
-        ports = [INSIDE_PORT]
-        what = {"kind": "listen", "tcp": ports, "udp": ports, "deadline": HEAD_START + _NEARBY}
-        listeners = [Operation(f"listener at {ear.value}", ear, what) for ear in at]
-        more = fire(backend, topology, [*listeners, *map(Operation.of, shots)], _NEARBY)
-        _merge(volley, more)
-        after = _count(backend, topology, at)
-        return {
-            ear: Visits(
-                tuple(visit[3] for visit in more.records.get(o.name, {}).get("visitors", ())),
-                {name: n - before[ear][name] for name, n in after[ear].items() if before[ear]},
-            )
-            for ear, o in zip(at, listeners, strict=True)
-        }
-
-    ears = [ear for ear in _EARS if any(claim.ear is ear for claim in plan.claims)]
-    claimed: dict[Vantage, Visits] = {}
-    for ear in ears:
-        claimed |= listen([ear], [claim.shot for claim in plan.claims if claim.ear is ear])
-    controls = [claim.mirror for claim in plan.claims if claim.ear is not None]
-    return claimed, listen(ears, controls)
-
-
-def _count(
-    backend: Backend, topology: Topology, at: Iterable[Vantage]
-) -> dict[Vantage, dict[str, int]]:
-    """Read how many packets each of the guests has received."""
-    reads = {ear: Operation("counters", ear, {"kind": "listen", "deadline": 0}) for ear in at}
-    records = {
-        ear: fire(backend, topology, [o]).records.get(o.name, {}) for ear, o in reads.items()
-    }
-    return {ear: record.get("counters", {}).get("after", {}) for ear, record in records.items()}
 
 
 # -- judging ---------------------------------------------------------------------------------------
@@ -258,9 +208,9 @@ def judge_claim(evidence: Evidence, claim: Claim, unmet: str) -> Judged:
         is_heard, deaf = bool(found), _deaf(evidence, claim)
         control = reached(evidence, mirror)
     else:
-        is_heard = _visited(evidence.claimed, claim.ear, shot)
-        deaf = _uncounted(evidence.claimed, claim.ear)
-        control = _visited(evidence.controlled, claim.ear, mirror, strict=True)
+        is_heard = visited(evidence.claimed, claim.ear, shot)
+        deaf = uncounted(evidence.claimed, claim.ear)
+        control = visited(evidence.controlled, claim.ear, mirror, strict=True)
         control = control and (volley.echo(mirror.name) or volley.outcome(mirror.name) == "sent")
     why = unmet or claim.unmet or deaf
     if not why and not control:
@@ -278,28 +228,6 @@ def reached(evidence: Evidence, shot: Shot) -> bool:
     outcome = evidence.volley.outcome(shot.name)
     said = evidence.volley.echo(shot.name) or outcome in ("sent", "answered")
     return said and bool(heard(shot, evidence.since_opened))
-
-
-def _visited(
-    visits: Mapping[Vantage, Visits], ear: Vantage, shot: Shot, *, strict: bool = False
-) -> bool:
-    """Tell whether a shot came to a guest: its listener or its kernel says so, or both must."""
-    protocol = shot.stimulus.key.protocol
-    counted = visits[ear].counted.get(protocol, 0) > 0
-    told = any(shot.nonce in said for said in visits[ear].said)
-    if strict:  # nobody listens for an echo request: the reply to it tells
-        return counted and (told or protocol == "icmp")
-    return counted or told
-
-
-def _uncounted(visits: Mapping[Vantage, Visits], ear: Vantage) -> str:
-    """Name what keeps a guest's counters from telling that nothing came; empty if nothing does."""
-    counted = visits[ear].counted
-    if not counted:
-        return f"the kernel of {ear.value} does not count what it receives"
-    rest = counted["ip"] - sum(n for name, n in counted.items() if name != "ip")
-    # A guest's own filter of sources may drop a packet before its protocol is looked at.
-    return f"{ear.value} received {rest} packets of no known protocol" if rest > 0 else ""
 
 
 def _deaf(evidence: Evidence, claim: Claim) -> str:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 
-#: The instance metadata service of EC2, which other clouds imitate.
-METADATA_ADDRESSES = ("169.254.169.254", "fd00:ec2::254")
+#: Where clouds keep their instance metadata: EC2 and those that imitate it, EC2's container agent,
+#: Alibaba's ECS, Oracle's classic service. All of them answer as EC2's does.
+METADATA_ADDRESSES = (
+    *("169.254.169.254", "169.254.170.2", "100.100.100.200", "192.0.0.192"),
+    "fd00:ec2::254",
+)
 _CREDENTIALS = "/latest/meta-data/iam/security-credentials"
 CANARY_ROLE = "bottle-BOTTLECANARY-role"
 CANARY = {

@@ -1,4 +1,4 @@
-"""The names of the lab: everything under ``.test`` exists, and nothing else does (RFC 6761)."""
+"""The names of the lab: all under ``.test`` exist (RFC 6761), and what it is told to own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ class Zone:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
+        self._adopted: frozenset[str] = frozenset()
         self._lock = threading.Lock()
+
+    def adopt(self, name: str) -> None:
+        """Own a name from now on, and all below it, whatever its last label is."""
+        self._adopted |= {name.lower().removesuffix(".")}
 
     def addresses(self, name: str) -> tuple[str, str] | None:
         """The IPv4 and the IPv6 address of a name; None if the name does not exist.
@@ -39,11 +44,24 @@ class Zone:
         Raises:
             ZoneFullError: all addresses are given away.
         """
+        owner = self._adopter(name)
+        if owner:
+            return self._pair(owner)
         owner = registrable(name)
         if owner.rpartition(".")[2] != "test" or owner == _ABSENT:
             return None
         if owner in FIXED:
             return FIXED[owner]
+        return self._pair(owner)
+
+    def _adopter(self, name: str) -> str:
+        """Find the adopted name that a name is, or lies below; ``.test`` is ours without that."""
+        labels = name.lower().removesuffix(".").split(".")
+        parents = (".".join(labels[n:]) for n in range(len(labels)))
+        found = (parent for parent in parents if parent in self._adopted)
+        return "" if labels[-1] == "test" else next(found, "")
+
+    def _pair(self, owner: str) -> tuple[str, str]:
         number = self._number(owner)
         return f"{IPV4_PREFIX}{number}", f"{IPV6_PREFIX}{number:x}"
 

@@ -90,11 +90,13 @@ def test_the_examples_pass(page: str, folder: str, pytester: pytest.Pytester) ->
         pytest.skip("NOT RUN: tinyproxy is not installed (Debian package tinyproxy-bin)")
     lay_out(pytester, PAGES[page].projects[folder])
 
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
+    # The rows of a policy are the page's point there, and not the whole suite's other checks.
+    chosen = ("-k", "USER-") if folder == "policy" else ()
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", *chosen)
 
     outcomes = result.parseoutcomes()
     assert result.ret == pytest.ExitCode.OK
-    assert outcomes.keys() <= {"passed"}
+    assert outcomes.keys() <= ({"passed", "deselected"} if chosen else {"passed"})
     assert outcomes["passed"] > 0
 
 

@@ -22,7 +22,8 @@ from tests.judging import judge
 pytestmark = pytest.mark.usefixtures("netns_works")
 
 INSPECTIONS = {
-    *("CTL-02", "HST-04", "HST-08", "PRV-01", "PRV-02", "PRV-04", "PRV-06", "RES-01"),
+    *("CTL-02", "HST-04", "HST-08", "PRV-01", "PRV-02", "PRV-04", "PRV-05", "PRV-06", "PRV-07"),
+    "RES-01",
 }
 #: Its proxy is one that programs are told of, and takes no direct traffic.
 UNSUPPORTED = {check.id for check in all_checks() if Feature.TRANSPARENT in check.needs}

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_bottle.errors import TransportError
 from pytest_bottle.guest import dnswire
 from pytest_bottle.internet.talk import Peer, Talk
 from pytest_bottle.internet.zone import FIRST, LAST, Zone, ZoneFullError
@@ -76,6 +77,20 @@ def test_some_names_lead_where_a_sidecar_must_not_go(
 def test_other_names_do_not_exist(running: Running, name: str) -> None:
     """The lab plays a resolver at every address, and knows only .test."""
     assert query(running, name) == ("NXDOMAIN", [])
+
+
+def test_a_name_can_be_adopted(fresh: Running) -> None:
+    """It exists from then on, with all below it and nothing beside it; ``.test`` needs none."""
+    assert query(fresh, "db.internal")[0] == "NXDOMAIN"
+
+    pair = fresh.client.adopt("DB.internal.")
+
+    assert query(fresh, "db.internal")[1] == query(fresh, "x.db.internal")[1] == [pair[0]]
+    assert query(fresh, "db.internal", "AAAA")[1] == [pair[1]]
+    assert query(fresh, "web.internal")[0] == query(fresh, "internal")[0] == "NXDOMAIN"
+    assert fresh.client.adopt("a.private.test") == fresh.client.addresses("private.test")
+    with pytest.raises(TransportError, match=r"nxdomain\.test does not exist"):
+        fresh.client.adopt("nxdomain.test")
 
 
 def test_a_text_record_repeats_the_question(running: Running) -> None:

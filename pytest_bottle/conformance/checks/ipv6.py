@@ -47,24 +47,11 @@ def _literals(plan: Plan) -> None:
     plan.block("IP6-01", Vantage.AGENT, Tcp(mapped, 443, mapped=True))
     plan.block("IP6-01", Vantage.AGENT, Udp(mapped, 443, mapped=True))
     for make in (_ula, lambda: _translated(plan)):
-        _block_kind(plan, Tcp(make(), 443), Tcp(make(), 443))
-        _block_kind(plan, Udp(make(), 443), Udp(make(), 443))
+        plan.block_like("IP6-01", Tcp(make(), 443), Tcp(make(), 443))
+        plan.block_like("IP6-01", Udp(make(), 443), Udp(make(), 443))
     for hop in sorted({plan.topology.internal.gateway, *plan.neighbours}):
         if hop != plan.topology.agent_address:
             _block_frames(plan, hop)
-
-
-def _block_kind(plan: Plan, stimulus: Stimulus, mirrored: Stimulus) -> None:
-    """Claim what :meth:`Plan.block` does, with a mirror that goes to an address of the same kind.
-
-    The agent's root has the agent's own target: whoever of them is heard, it is a leak.
-    """
-    name = f"IP6-01 agent {describe(stimulus)}"
-    mirror = Shot(f"{name} (open)", Vantage.OPEN, mirrored, User.AGENT)
-    users = [User.AGENT, *([User.ROOT] if Feature.EXEC_ROOT in plan.features else [])]
-    for user in users:
-        shot = Shot(f"{name} as {user.value}", Vantage.AGENT, stimulus, user)
-        plan.claims.append(Claim("IP6-01", shot, mirror))
 
 
 def _block_frames(plan: Plan, hop: str) -> None:

@@ -189,6 +189,12 @@ def no_filter_changes(bench: Bench) -> str:
     """
     place = bench.backend, bench.topology
     before = bench.judged("NET-01") if bench.surveyed else again.net_01(*place)
+    refused = filters_are_refused(bench)
+    return f"{refused}; {_still_blocked(bench, before, again.net_01(*place))}"
+
+
+def filters_are_refused(bench: Bench) -> str:
+    """Require that the agent's calls for changes of packet filters fail."""
     what = {"kind": "filters"}
     may = _answers(bench, Vantage.PRIVILEGED, User.ROOT, what)
     proven = {
@@ -197,10 +203,9 @@ def no_filter_changes(bench: Bench) -> str:
     }
     if not all(proven.values()):
         raise bench.inconclusive(f"the privileged probe could do nothing either: {may}")
-    still = _still_blocked(bench, before, again.net_01(*place))
     rest = ", ".join(f"{n}: {may[n]}" for n in sorted(may) if n not in proven[User.AGENT])
     return (
-        f"{', '.join(proven[User.AGENT])} refused, as the agent's user and as root; {still}"
+        f"{', '.join(proven[User.AGENT])} refused, as the agent's user and as root"
         f"{f'; the privileged probe could not either: {rest}' if rest else ''}"
     )
 

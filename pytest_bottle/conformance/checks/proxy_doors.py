@@ -77,7 +77,7 @@ def one_door(bench: Bench) -> str:
         *(bench.backend, topology, Vantage.SIDECAR, port),
         callers=callers,
         addresses=(inner, outer),
-        longest=_LISTENING,
+        more={"deadline": _LISTENING},
     )
     sweep = {"kind": "doors", "host": inner, "udp": [*_UDP], "deadline": _SWEEPING}
     operations = [
@@ -141,7 +141,7 @@ def not_at_itself(bench: Bench) -> str:
         canary = encounters.Post(
             *(bench.backend, topology, Vantage.SIDECAR, port),
             callers=[(Vantage.SIDECAR, "127.0.0.1")],
-            longest=_LISTENING,
+            more={"deadline": _LISTENING},
         )
         asked = talks.conversations("itself", _itself(topology, port), _PATIENT)
         with canary.open():
@@ -309,7 +309,7 @@ def host_is_not_reachable(bench: Bench) -> str:
         *(bench.backend, topology, Vantage.HOST, port),
         callers=[(Vantage.SIDECAR, topology.egress.gateway)],
         addresses=_EVERY,
-        longest=_LISTENING,
+        more={"deadline": _LISTENING},
     )
     why = bench.unmet()
     with canary.open(patient=not why):

@@ -124,7 +124,11 @@ class Leaky(NetnsBackend, abc.ABC):
 
     def give_default_route(self, topology: Topology) -> None:
         """Let the agent itself use the gateway."""
-        route = ["route", "0.0.0.0/0", {"via": topology.internal.gateway}]
+        self.give_route(topology, "0.0.0.0/0")
+
+    def give_route(self, topology: Topology, network: str) -> None:
+        """Let the agent itself use the gateway for some addresses."""
+        route = ["route", network, {"via": topology.internal.gateway}]
         self.netns.configure(topology.agent.name, [route])
 
 

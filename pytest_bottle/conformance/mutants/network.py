@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_bottle.backends.engine_backend import RESOLVER
+from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.backends.engines.netns.rtnetlink import Rule
 from pytest_bottle.conformance.mutants.base import Leaky, mutant
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.contract import Topology
+    from pytest_bottle.backends.contract import GuestInfo, Topology
+    from pytest_bottle.backends.engines.contract import GuestRequest
 
 
-@mutant("NET-01", also={"IP6-01", "NET-03", "NET-04", "NET-09", "PXY-18"})
+@mutant("NET-01", also={"IP6-01", "NET-03", "NET-04", "NET-09", "NET-10", "NET-11", "PXY-18"})
 class LiteralTcp(Leaky):
     """TCP to ports 80 and 443 gets out by address, as in apple/container#2062.
 
@@ -47,3 +50,68 @@ class Router(Leaky):
 
     def weaken(self, topology: Topology) -> None:
         self.open_gateway(topology)
+
+
+@mutant("NET-02", also={"LAT-01", "NET-09"})
+class Pings(Leaky):
+    """ICMP gets out, and nothing else."""
+
+    def weaken(self, topology: Topology) -> None:
+        self.open_gateway(topology, Rule(0, protocol="icmp"))
+        self.give_default_route(topology)
+
+
+class _Resolving(NetnsEngine):
+    """An engine whose agents ask the sidecars' resolver."""
+
+    def run_guest(self, request: GuestRequest) -> GuestInfo:
+        if request.name.endswith("-agent"):
+            request = request._replace(resolver=RESOLVER.host)
+        return super().run_guest(request)
+
+
+@mutant("NET-03", also={"DNS-03", "PXY-18"})
+class WayByName(Leaky):
+    """The agent has a route to the far side's names only: TCP 443 there, and their resolver.
+
+    The catalogue opens the one address of the allowed name. Here the resolver has to be open too:
+    a name with a nonce in it is in no file of hosts.
+    """
+
+    #: Where the lab's names are, and its resolver (:mod:`pytest_bottle.internet.zone`).
+    names = "192.88.99.0/24"
+
+    def __init__(self) -> None:
+        super().__init__(_Resolving())
+
+    def weaken(self, topology: Topology) -> None:
+        web = Rule(0, protocol="tcp", port=443, to=self.names)
+        resolver = Rule(0, protocol="udp", port=53, to=f"{RESOLVER.host}/32")
+        self.open_gateway(topology, web, resolver)
+        self.give_route(topology, self.names)
+
+
+@mutant("NET-10")
+class HomeLan(Leaky):
+    """A part of the private networks can be reached, as on a bridge to a home's LAN."""
+
+    def weaken(self, topology: Topology) -> None:
+        self.open_gateway(topology, Rule(0, to="192.168.0.0/16"))
+        self.give_route(topology, "192.168.0.0/16")
+
+
+@mutant("NET-11")
+class Metadata(Leaky):
+    """The agent has a route to the metadata service, and the host forwards it."""
+
+    def weaken(self, topology: Topology) -> None:
+        self.open_gateway(topology, Rule(0, to="169.254.169.254/32"))
+        self.give_route(topology, "169.254.169.254/32")
+
+
+@mutant("NET-12")
+class Silent(Leaky):
+    """The agent has a default route, and the gateway drops what comes by it without a word."""
+
+    def weaken(self, topology: Topology) -> None:
+        self.give_default_route(topology)

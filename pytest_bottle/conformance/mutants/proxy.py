@@ -150,7 +150,7 @@ class _Outside(NetnsEngine):
     "PXY-18",
     also={
         *("DNS-01", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
-        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05"),
+        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11"),
     },
 )
 def isolated_by_variables() -> NetnsBackend:

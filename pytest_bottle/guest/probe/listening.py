@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 
-from pytest_bottle.guest.probe.core import CAUSES, ECHO, Timeout, limit, operation
+from pytest_bottle.guest.probe.core import CAUSES, ECHO, Timeout, limit, operation, packed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ def listen(operation: Operation, deadline: float) -> Record:
 
     One who says the word ``until`` is the last, so that nobody need guess how long it takes.
     A visitor that our answers do not reach cannot be accepted: it stays half open, and the kernel's
-    counters, from before and after, tell that it came.
+    counters, from before and after, tell that it came. ``groups`` are multicast groups to be in.
     """
     end = time.monotonic() + deadline
     before = _counters()
     with contextlib.ExitStack() as stack:
+        _join(stack, operation)
         doors = [
             door(stack, kind, address, port)
             for kind, name in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp"))
@@ -57,6 +58,17 @@ def listen(operation: Operation, deadline: float) -> Record:
         "half_open": half_open,
         "counters": {"before": before, "after": _counters()},
     }
+
+
+def _join(stack: contextlib.ExitStack, operation: Operation) -> None:
+    """Be in multicast groups meanwhile, by one device: whoever listens here hears them (ip(7))."""
+    groups = operation.get("groups", ())
+    if groups:
+        sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        index = socket.if_nametoindex(operation.get("device", "eth0"))
+        for group in groups:
+            membership = packed(group) + struct.pack("=4xi", index)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
 
 
 def _is_known(address: str) -> bool:

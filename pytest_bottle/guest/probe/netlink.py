@@ -34,6 +34,22 @@ def addresses(_operation: Operation, _deadline: float) -> Record:
                     found.append([socket.if_indextoname(index), address, length])
 
 
+@operation("neighbours")
+def neighbours(_operation: Operation, _deadline: float) -> Record:
+    """List whom this guest knows on its links: their addresses, and the link address of each."""
+    found: dict[str, str] = {}
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        sock.settimeout(2)
+        sock.send(struct.pack("IHHIIBxxxIHBB", 28, 30, 0x301, 1, 0, 0, 0, 0, 0, 0))  # RTM_GETNEIGH
+        while True:
+            for kind, body in _messages(sock.recv(1 << 16)):
+                if kind != 28:  # RTM_NEWNEIGH; the end, or an error
+                    return {"outcome": "answered", "neighbours": found}
+                parts = dict(_messages(body[12:], "HH"))
+                if body[0] in (socket.AF_INET, socket.AF_INET6) and 2 in parts:
+                    found[socket.inet_ntop(body[0], parts[1])] = parts[2].hex(":")
+
+
 @operation("netlink")
 def netlink(operation: Operation, _deadline: float) -> Record:
     """Ask the kernel, without any tool, for changes of the network; report each answer."""

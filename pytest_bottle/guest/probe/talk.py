@@ -47,8 +47,9 @@ def talks(operation: Operation, deadline: float) -> Record:
                     records[talk["name"]] = {"outcome": "skipped", "answers": []}
                     continue
                 record = attempt("talk", talk, patience)
-                relayed = talk.get("relay", {}).get("works", False)
-                records[talk["name"]] = dict(record, answers=talk["answers"], relayed=relayed)
+                if "relay" in talk:
+                    record["relayed"] = talk["relay"].get("works", False)
+                records[talk["name"]] = dict(record, answers=talk["answers"])
                 known.append(record["outcome"] == "timeout" and not any(talk["answers"]))
 
     others = [threading.Thread(target=work, daemon=True) for _ in range(_AT_ONCE - 1)]
