@@ -122,6 +122,11 @@ class Leaky(NetnsBackend, abc.ABC):
         setting = f"net/ipv4/conf/{bridge}/forwarding"
         self.netns.configure("host", [["sysctl", setting, "1"]])
 
+    def close_gateway(self, topology: Topology) -> None:
+        """Let H forward from the internal bridge no more."""
+        bridge = self.netns.bridges[topology.internal.name]
+        self.netns.configure("host", [["sysctl", f"net/ipv4/conf/{bridge}/forwarding", "0"]])
+
     def give_default_route(self, topology: Topology) -> None:
         """Let the agent itself use the gateway."""
         self.give_route(topology, "0.0.0.0/0")

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: What it can do: everything, for a proxy that programs are told of.
+FEATURES = frozenset(Feature) - {Feature.TRANSPARENT}
 #: Seconds that the kernel may take over a killed engine; usually 0.02.
 _DEATH = 5.0
 _HARM = {
@@ -87,12 +89,12 @@ class NetnsEngine:
         self._lab = Lab(socket.socket(fileno=witness), socket.socket(fileno=origin))
 
     def info(self) -> BackendInfo:
-        """Name the engine and what it can do: everything, for a proxy that programs are told of."""
+        """Name the engine and what it can do."""
         kind = "root" if os.geteuid() == 0 else "rootless"
         return BackendInfo(
             name="netns",
             version=platform.release(),
-            features=frozenset(Feature) - {Feature.TRANSPARENT},
+            features=FEATURES,
             detail=f"Linux {platform.release()}, {kind}, lab internet",
             disposable_host=True,
         )
