@@ -58,6 +58,7 @@ class Bench:
             backend's own name.
         checks: whose stimuli the survey fires; None for the package's own and the rows of ``spec``.
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
+        allow_host_faults: let checks change a host that is not made for the session.
         ahead: the checks that will be run; of these some may run ahead, beside each other.
     """
 
@@ -69,12 +70,14 @@ class Bench:
         *,
         checks: Sequence[Check] | None = None,
         thorough: bool = False,
+        allow_host_faults: bool = False,
         ahead: Iterable[Check] = (),
     ) -> None:
         self.backend = backend
         own = (*all_checks(), *rows.checks_of(spec.policy))
         self._checks = own if checks is None else checks
         self.thorough = thorough
+        self.allow_host_faults = allow_host_faults
         self._reopening = reopening
         self._described = replace(spec.spare, command=())
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
