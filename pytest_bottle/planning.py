@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_bottle import settings
 from pytest_bottle.conformance import profiles
 from pytest_bottle.conformance.registry import all_checks
+from pytest_bottle.conformance.rows import checks_of
 
 if TYPE_CHECKING:
     import pytest
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
 
 
 def known_checks(config: pytest.Config) -> tuple[Check, ...]:
-    """Every check that this run could make: what the survey fires, and what a waiver may name."""
-    del config
-    return all_checks()
+    """Every check that this run could make, the rows of the user's own policy among them.
+
+    The survey fires their stimuli, and a waiver may name them.
+    """
+    return (*all_checks(), *checks_of(settings.of(config).spec.policy))
 
 
 def planned_checks(config: pytest.Config) -> tuple[Check, ...]:

@@ -20,6 +20,8 @@ from pytest_bottle.waiting import Condition, Port
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_bottle.rows import Row
+
 DEFAULT_PORTS = (80, 443)
 #: The alias and port of the networking spike (S18-S20).
 SPIKE_ALIAS = "127.0.0.31"
@@ -244,6 +246,7 @@ class BottleSpec:
         internal_subnet: the internal network's, in CIDR form; empty lets the engine choose.
         egress_subnet: the egress network's, likewise.
         timeout: seconds for each single step of the way up.
+        policy: what the conformance suite is to judge besides its own checks.
     """
 
     egress: tuple[EgressRoute, ...] = DEFAULT_EGRESS
@@ -257,6 +260,7 @@ class BottleSpec:
     internal_subnet: str = ""
     egress_subnet: str = ""
     timeout: float = 30.0
+    policy: tuple[Row, ...] = ()
 
     def __post_init__(self) -> None:
         number = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool)

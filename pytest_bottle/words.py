@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -21,6 +22,7 @@ from pytest_bottle.part_words import (
     user,
 )
 from pytest_bottle.reading import Report, TooMuchError, Word, refusal
+from pytest_bottle.row_words import policy
 from pytest_bottle.sidecar_words import sidecar
 from pytest_bottle.spec import (
     LONGEST_TIMEOUT,
@@ -35,7 +37,7 @@ from pytest_bottle.spec import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     Reader = Callable[[Word], Any]
 
@@ -94,7 +96,11 @@ def read(words: Mapping[str, object], over: BottleSpec, folder: str) -> BottleSp
         ConfigurationError: with everything that is wrong with them.
     """
     report = Report(folder)
-    spec = lay_over(words, over, report, {k: v for k, v in READERS.items() if k != "timeout"})
+    if isinstance(words, Mapping) and "policy" in words:
+        word = Word(words["policy"], ("policy",), report)
+        word.refuse("rows are judged by the suite, not in a test", "them in bottle.yaml")
+        words = {name: value for name, value in words.items() if name != "policy"}
+    spec = lay_over(words, over, report, {k: v for k, v in READERS.items() if k not in _THE_RUNS})
     if report.problems:
         raise refusal(report.problems)
     return spec
@@ -252,10 +258,14 @@ READERS: dict[str, Reader] = {
     "sidecar": sidecar,
     "networks": _networks,
     "timeout": _timeout,
+    "policy": policy,
 }
+#: What is said of a whole run, and of no single bottle.
+_THE_RUNS = ("timeout", "policy")
 _TOGETHER = {"ports", "publish", "machine_port", "sidecar"}
 _AS_THEY_ARE = (
     *("image", "rootfs", "command", "user", "environment", "egress", "sidecar", "timeout"),
+    "policy",
 )
-#: What a marker and ``make_bottle`` take; the timeout is a setting of the whole run.
-MARKER_WORDS = tuple(name for name in READERS if name != "timeout")
+#: What a marker and ``make_bottle`` take.
+MARKER_WORDS = tuple(name for name in READERS if name not in _THE_RUNS)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_bottle.backends.contract import Topology
+    from pytest_bottle.conformance.rounds import Asked
     from pytest_bottle.internet.contract import Internet
 
 #: The port that a guest listens on for visitors from the networks, and for the sidecar's control.
@@ -83,6 +84,8 @@ class Plan:
         first: operations before the window, controls that must not be taken for a leak in it.
         during: operations in the window.
         sweeps: claims of a privileged probe about every port, in a window of their own.
+        asked: what the rows of the user's own policy ask, in rounds behind everything else.
+        refusals: why a row can ask nothing, by its ID.
     """
 
     topology: Topology
@@ -94,6 +97,8 @@ class Plan:
     first: list[Operation] = field(default_factory=list)
     during: list[Operation] = field(default_factory=list)
     sweeps: list[Sweep] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
     _given: set[str] = field(default_factory=set)
     _twins: dict[str, str] = field(default_factory=dict)
 
@@ -128,7 +133,7 @@ class Plan:
         What the agent may not send, its root may not send either, where there is one.
         """
         name = f"{check} {vantage.value} {describe(stimulus)}{f' via {via}' if via else ''}"
-        unmet = self._unmet(via)
+        unmet = self.unmet(via)
         mirror = Shot(f"{name} (open)", Vantage.OPEN, self._mirrored(stimulus), User.AGENT)
         shot = Shot(name, vantage, stimulus, user, via)
         self.claims.append(Claim(check, shot, mirror, unmet=unmet))
@@ -155,7 +160,8 @@ class Plan:
             self._twins[host] = self.target(6 if ":" in host else 4)
         return self._twins.get(host, host)
 
-    def _unmet(self, via: str) -> str:
+    def unmet(self, via: str) -> str:
+        """Say why nothing can be handed to a next hop; empty if it can."""
         if not via or via in self.neighbours:
             return ""
         return f"the next hop {via} does not answer ARP, so nothing was delivered to it"
@@ -171,7 +177,7 @@ class Plan:
         The control is the sidecar, which is on that guest's network.
         """
         host = self.guests[ear]
-        unmet = self._unmet(via) if vantage is Vantage.PRIVILEGED else ""
+        unmet = self.unmet(via) if vantage is Vantage.PRIVILEGED else ""
         stimuli = (Tcp(host, INSIDE_PORT), Udp(host, INSIDE_PORT), Icmp(host, raw=True))
         for stimulus in stimuli:
             name = f"{check} {vantage.value} {describe(stimulus)} ({ear.value}) via {via}"
@@ -194,7 +200,7 @@ class Plan:
                 protocol,
                 Operation(name, Vantage.PRIVILEGED, every),
                 Operation(f"{name} (neighbour)", Vantage.NEIGHBOUR, few),
-                self._unmet(via),
+                self.unmet(via),
             )
         )
 

@@ -3,6 +3,7 @@
 The order is what makes silence worth something: the sidecar speaks on every key (CTL-01), then the
 claims and their mirrors are fired at once, then the sweeps, then what must not reach a guest, and
 then the sidecar speaks on every key again (CTL-03). What is heard late is heard all the same.
+The rows of a user's own policy come behind all this, see :mod:`pytest_bottle.conformance.rounds`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.conformance import rounds
 from pytest_bottle.conformance.encounters import merge
-from pytest_bottle.conformance.inside import Inside, Visits, uncounted, visited
+from pytest_bottle.conformance.inside import Inside, Visits
 from pytest_bottle.conformance.plan import Plan
 from pytest_bottle.errors import TransportError
 from pytest_bottle.firing import Operation, Volley, fire, heard, run_one
-from pytest_bottle.verdict import Finding, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pytest_bottle.backends.contract import Backend, Topology
-    from pytest_bottle.conformance.plan import Claim, Sweep
     from pytest_bottle.conformance.registry import Check
     from pytest_bottle.internet.contract import Internet
     from pytest_bottle.internet.lab import Hearing, Mark
@@ -42,17 +42,6 @@ _GUESTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A claim and what became of it."""
-
-    claim: Claim
-    finding: Finding
-    outcome: str | None
-    heard: tuple[Heard, ...]
-    why: str
-
-
 @dataclass
 class Evidence:
     """Everything that the survey saw and heard.
@@ -65,6 +54,7 @@ class Evidence:
         swept: what it heard during the sweeps.
         tail: what it heard from there on, the last beats among it.
         claimed: what came to a guest when it should not; ``controlled``: when it should.
+        rounds: what became of the rows of the user's own policy; None without any.
     """
 
     plan: Plan
@@ -78,6 +68,7 @@ class Evidence:
     tail: Hearing
     claimed: Mapping[Vantage, Visits]
     controlled: Mapping[Vantage, Visits]
+    rounds: rounds.Rounds | None
 
     def unheard(self, beats: Iterable[Shot], hearing: Hearing) -> list[str]:
         """Name the beats that the witness did not hear."""
@@ -172,9 +163,11 @@ def _fire(backend: Backend, topology: Topology, plan: Plan) -> Evidence:
     controlled = inside.controlled()
     merge(volley, fire(backend, topology, map(Operation.of, after)))
     tail = _settled(internet, swept.end)
+    # Last, and not in the tail: where these go, other checks want to hear nothing at all.
+    own = rounds.conduct(backend, topology, plan.asked, volley)
     return Evidence(
         *(plan, volley, opened, window.end, before, after),
-        *(window, swept, tail, claimed, controlled),
+        *(window, swept, tail, claimed, controlled, own),
     )
 
 
@@ -187,83 +180,3 @@ def _operations(plan: Plan) -> list[Operation]:
     claims = [claim for claim in plan.claims if claim.ear is None]
     shots = dict.fromkeys(shot for claim in claims for shot in (claim.shot, claim.mirror))
     return [*map(Operation.of, shots), *plan.during]
-
-
-# -- judging ---------------------------------------------------------------------------------------
-
-
-def judge_claim(evidence: Evidence, claim: Claim, unmet: str) -> Judged:
-    """Judge one claim; ``unmet`` names a control of the whole survey that is red."""
-    volley = evidence.volley
-    shot, mirror = claim.shot, claim.mirror
-    found: tuple[Heard, ...] = ()
-    if claim.ear is None:
-        found = tuple(heard(shot, evidence.since_opened))
-        is_heard, deaf = bool(found), _deaf(evidence, claim)
-        control = reached(evidence, mirror)
-    else:
-        is_heard = visited(evidence.claimed, claim.ear, shot)
-        deaf = uncounted(evidence.claimed, claim.ear)
-        control = visited(evidence.controlled, claim.ear, mirror, strict=True)
-        control = control and (volley.echo(mirror.name) or volley.outcome(mirror.name) == "sent")
-    why = unmet or claim.unmet or deaf
-    if not why and not control:
-        why = f"its control did not arrive: {mirror.name}: {volley.records.get(mirror.name)}"
-    outcome = volley.outcome(shot.name)
-    if not why and outcome in (None, "tool-error"):
-        why = f"no usable record: {volley.records.get(shot.name) or volley.failures}"
-    echo = volley.echo(shot.name)
-    finding = judge(outcome, echo=echo, heard=is_heard, controls=not why)
-    return Judged(claim, finding, outcome, found, why)
-
-
-def reached(evidence: Evidence, shot: Shot) -> bool:
-    """Tell whether a control got through: answered or sent, and heard at the far end."""
-    outcome = evidence.volley.outcome(shot.name)
-    said = evidence.volley.echo(shot.name) or outcome in ("sent", "answered")
-    return said and bool(heard(shot, evidence.since_opened))
-
-
-def _deaf(evidence: Evidence, claim: Claim) -> str:
-    """Name what made the witness deaf to a claim's key; empty if nothing did."""
-    if evidence.lost:
-        return f"the witness lost {evidence.lost} packets"
-    key = claim.shot.stimulus.key
-    for beats, hearing, when in (
-        (evidence.before, evidence.window, "before"),
-        (evidence.after, evidence.tail, "after"),
-    ):
-        mine = [beat for beat in beats if beat.stimulus.key == key]
-        if not mine or evidence.unheard(mine, hearing):
-            return f"the witness did not hear the sidecar on {key.protocol}/{key.port} {when}"
-    return ""
-
-
-def swept_ports(evidence: Evidence, sweep: Sweep) -> set[int]:
-    """Tell the ports of a sweep at which the far side heard it; 0 stands for an unknown one."""
-    return _ports(evidence, sweep.operation, sweep.protocol)
-
-
-def broken_sweep(evidence: Evidence, sweep: Sweep) -> str:
-    """Say why the silence after a sweep is worth nothing; empty if it is worth something."""
-    volley, control = evidence.volley, sweep.control
-    record = volley.records.get(sweep.operation.name, {})
-    if record.get("count") != 65535:
-        return f"{sweep.operation.name} is not complete: {record or volley.failures}"
-    wanted = control.what["ports"]
-    if _ports(evidence, control, sweep.protocol) != set(wanted if isinstance(wanted, list) else ()):
-        return f"{control.name} was not heard: {volley.records.get(control.name)}"
-    if evidence.lost:
-        return f"the witness lost {evidence.lost} packets"
-    return sweep.unmet
-
-
-def _ports(evidence: Evidence, operation: Operation, protocol: str) -> set[int]:
-    number, host = {"tcp": 6, "udp": 17}[protocol], operation.what["host"]
-    nonce = str(operation.what["nonce"]).encode()
-    return {
-        record.dport or 0
-        for hearing in (evidence.swept, evidence.tail)
-        for record in hearing.records
-        if (record.dst == host and record.proto == number) or nonce in record.payload
-    }

@@ -29,6 +29,13 @@ class Internet(Protocol):
     def addresses_of(self, name: str) -> tuple[str, ...]:
         """Tell the addresses that the far side's DNS gives a name, IPv4 first."""
 
+    def adopt(self, name: str) -> tuple[str, ...]:
+        """Give a name of any kind addresses, for the rest of the session, and tell them.
+
+        Raises:
+            BottleError: the far side has no address for it.
+        """
+
     def fresh_address(self, family: int = 4) -> str:
         """Hand out a public-looking address that nobody has been sent to lately.
 

@@ -59,6 +59,10 @@ class Lab:
         """Tell the addresses that the lab's DNS gives a name, IPv4 first."""
         return self.origin.addresses(name)
 
+    def adopt(self, name: str) -> tuple[str, ...]:
+        """Own a name for the rest of the session, and tell its addresses, IPv4 first."""
+        return self.origin.adopt(name)
+
     def fresh_address(self, family: int = 4) -> str:
         """Hand out an address that no stimulus has been sent to for a while."""
         return str(next(self._fresh[family]))

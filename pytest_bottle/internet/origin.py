@@ -44,7 +44,7 @@ def serve(
     """Be the origins until ``control`` is closed.
 
     Args:
-        control: takes ``ping``, ``mark``, ``listen``, ``address`` and ``log`` requests.
+        control: takes ``ping``, ``mark``, ``listen``, ``address``, ``adopt`` and ``log`` requests.
         minter: the connection to the minter; None refuses TLS.
         tcp: ports to listen on from the beginning.
         dns: ports that speak DNS, over UDP and TCP.
@@ -161,6 +161,9 @@ class Origin:
             case "listen":
                 return self._listen(request)
             case "address":
+                return self._address(str(request["name"]))
+            case "adopt":
+                self._zone.adopt(str(request["name"]))
                 return self._address(str(request["name"]))
             case "log":
                 entries = self._log.page(int(request["since"]))

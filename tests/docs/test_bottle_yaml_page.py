@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_bottle.row_words import ROW
 from pytest_bottle.sidecar_words import CONDITIONS, SIDECAR
 from pytest_bottle.words import FOREIGN, FOREIGN_EGRESS, FOREIGN_ROUTE, READERS
 
@@ -28,6 +29,7 @@ def first_cells(heading: str) -> str:
         ("## Every word", READERS.keys() - SHORT),
         ("### `sidecar`", SIDECAR.keys() - SHORT),
         ("### `wait`", CONDITIONS.keys()),
+        ("### `policy`", {*ROW}),
         (
             "## bot-bottle's own words",
             {*FOREIGN, *(f"egress.{word}" for word in FOREIGN_EGRESS), *FOREIGN_ROUTE},

@@ -15,9 +15,8 @@ from pytest_bottle.backends.command.orders import (
     WORDS,
     Orders,
 )
-from pytest_bottle.manifest import read_document
+from pytest_bottle.manifest import load_other
 from pytest_bottle.part_words import argv
-from pytest_bottle.reading import TooMuchError, Word
 from pytest_bottle.spec import LONGEST_TIMEOUT, SHORTEST_TIMEOUT
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_bottle.backends.command.orders import Line
     from pytest_bottle.backends.contract import Feature
-    from pytest_bottle.reading import Report
+    from pytest_bottle.reading import Word
 
     Reader = Callable[[Word], Any]
 
@@ -39,20 +38,16 @@ def load(path: str | os.PathLike[str]) -> Orders:
     Raises:
         ConfigurationError: with everything that is wrong with it, each with its line and its path.
     """
-    source, fields, _ = read_document(path, _read, lenient=False)
-    return Orders(source=source, path=os.path.abspath(path), **fields)
+    full = os.path.abspath(path)
+    return Orders(source=os.path.basename(full), path=full, **load_other(full, _read))
 
 
-def _read(document: object, report: Report) -> dict[str, Any]:
-    try:
-        root = Word(document, (), report)
-        words = root.fields((*WORDS_OF_THE_FILE, *VERBS), {}, _EXAMPLE)
-        values = {name: read(words[name]) for name, read in _READERS.items() if name in words}
-        values["verbs"] = {verb: _line(words[verb]) for verb in VERBS if verb in words}
-        values["places"] = _places(words["exec"]) if "exec" in words else {}
-        _together(root, words, values)
-    except TooMuchError:
-        return {}
+def _read(root: Word) -> dict[str, Any]:
+    words = root.fields((*WORDS_OF_THE_FILE, *VERBS), {}, _EXAMPLE)
+    values = {name: read(words[name]) for name, read in _READERS.items() if name in words}
+    values["verbs"] = {verb: _line(words[verb]) for verb in VERBS if verb in words}
+    values["places"] = _places(words["exec"]) if "exec" in words else {}
+    _together(root, words, values)
     return {_NAMES.get(name, name): value for name, value in values.items()}
 
 

@@ -12,6 +12,8 @@ from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
 from pytest_bottle.spec import EgressRoute
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from pytest_bottle.backends.contract import Endpoint, GuestInfo, Topology
     from pytest_bottle.backends.engines.contract import GuestRequest, SidecarRequest
     from pytest_bottle.spec import BottleSpec
@@ -26,7 +28,12 @@ class _Permissive(NetnsBackend):
         return super().up(dataclasses.replace(spec, egress=(*spec.egress, *self.more)))
 
 
-@mutant("PXY-02", also={"PXY-03", "PXY-12"})
+@mutant(
+    "PXY-02",
+    also={
+        *("DNS-02", "DNS-06", "DNS-07", "PXY-03", "PXY-05", "PXY-06", "PXY-12", "PXY-13"),
+    },
+)
 class AllowAll(_Permissive):
     """The sidecar's default action is allow."""
 
@@ -64,23 +71,26 @@ class AnyPort(_Permissive):
     more = (EgressRoute("allowed.test", tuple(range(1, 65536))),)
 
 
-def tampered(patch: str) -> NetnsBackend:
+def tampered(patch: str, home: ModuleType = patches) -> NetnsBackend:
     """Open a backend whose sidecars have been patched before they were born.
 
-    ``patch`` is a function of :mod:`.patches`. It goes by source, to the process that they all
-    descend from: nothing of the suite is imported there.
+    ``patch`` is a function of :mod:`.patches`, or of another module that can do without the suite.
+    It goes by source, to the process that they all descend from: nothing is imported there.
     """
-    source = Path(patches.__file__).read_text()
+    source = Path(str(home.__file__)).read_text()
     return patched(f"patches = {{}}; exec({source!r}, patches); patches[{patch!r}]()")
 
 
-@mutant("PXY-03", also={"PXY-02", "PXY-12"})
+@mutant(
+    "PXY-03",
+    also={"DNS-06", "DNS-07", "PXY-02", "PXY-05", "PXY-06", "PXY-12", "PXY-13"},
+)
 def lists_for_connect_only() -> NetnsBackend:
     """The sidecar looks at its list when it is asked for a tunnel, and only then."""
     return tampered("lists_for_connect_only")
 
 
-@mutant("PXY-03-M2", also={"PXY-12"})
+@mutant("PXY-03-M2", also={"DNS-06", "PXY-12"})
 def socks_without_a_list() -> NetnsBackend:
     """The sidecar speaks SOCKS5 too, TCP and UDP, and there it has no list."""
     return tampered("socks_without_a_list")
@@ -112,6 +122,30 @@ def any_address() -> NetnsBackend:
     return NetnsBackend(_AnyAddress())
 
 
+@mutant("PXY-15")
+def points_at_itself() -> NetnsBackend:
+    """The sidecar dials its own addresses, and those of any other class."""
+    return tampered("points_at_itself")
+
+
+@mutant("PXY-16")
+def has_an_admin_door() -> NetnsBackend:
+    """The sidecar serves a page on 0.0.0.0:8081, which stands in for mitmweb."""
+    return tampered("has_an_admin_door")
+
+
+@mutant("PXY-17")
+def knows_its_host() -> NetnsBackend:
+    """The sidecar takes the host's alias for an ordinary name, one that it lets through."""
+    return tampered("knows_its_host")
+
+
+@mutant("PXY-19")
+def trusts_its_own_port() -> NetnsBackend:
+    """The sidecar exempts clients by the port that they call from."""
+    return tampered("trusts_its_own_port")
+
+
 class _Outside(NetnsEngine):
     """An engine that puts agents on the egress network too: only variables lead to the proxy."""
 
@@ -125,7 +159,7 @@ class _Outside(NetnsEngine):
 @mutant(
     "PXY-18",
     also={
-        *("DNS-01", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
+        *("DNS-01", "DNS-02", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
         *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11"),
     },
 )

@@ -1,0 +1,215 @@
+"""What a check is about, in print: ``pytest --bottle-explain NET-05``; nothing is touched."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bottle.backends import selection
+from pytest_bottle.backends.contract import Vantage
+from pytest_bottle.conformance import paper
+from pytest_bottle.conformance.plan import describe
+from pytest_bottle.conformance.registry import Level, Severity, Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from pytest_bottle.conformance.plan import Plan
+    from pytest_bottle.conformance.registry import Check
+    from pytest_bottle.firing import Operation
+    from pytest_bottle.stimulus import Shot
+
+_SEVERITY = {
+    Severity.CRITICAL: "an unbounded channel, control of the host, or false assurance",
+    Severity.HIGH: "a bounded channel, a way to a neighbour, or lost cleanup",
+    Severity.MEDIUM: "defence in depth",
+    Severity.LOW: "usability",
+}
+_LEVEL = {
+    Level.CORE: "every backend has to pass it",
+    Level.STRICT: "some platforms cannot pass it yet",
+    Level.TRANSPARENT: "for backends that intercept without proxy variables",
+    Level.QUIRK: "tells how a platform behaves",
+}
+_WITNESS = {
+    Witness.REQUIRED: "The far side alone decides: what its witness heard has leaked, whatever the "
+    "prober saw, and silence counts only while every control is green.",
+    Witness.AT_HOST: "A listener at the bottle's host decides: whom it heard got there, and its "
+    "silence counts only if it heard its controls before and after.",
+    Witness.NO: "By inspection, or by the kernel's own answer to an attempt; nothing has to arrive "
+    "anywhere.",
+    Witness.NOT_APPLICABLE: "By what the suite's own means report of themselves.",
+}
+#: How many stimuli to one place are printed.
+_MOST = 16
+_WIDTH = 96
+_INDENT = 15
+
+
+def choose(texts: Iterable[str], checks: Sequence[Check]) -> list[Check]:
+    """Find the checks that are asked for: IDs, separated by commas or blanks, or ``all``.
+
+    Raises:
+        pytest.UsageError: with a line for each that is not known.
+    """
+    known = {check.id: check for check in checks}
+    wanted = [word for text in texts for word in re.split(r"[\s,]+", text.upper()) if word]
+    problems = [_unknown(word, known) for word in wanted if word not in known and word != "ALL"]
+    if problems or not wanted:
+        raise pytest.UsageError(*(problems or ["--bottle-explain: expected an ID, seen none"]))
+    if "ALL" in wanted:
+        return [*checks]
+    return [known[word] for word in dict.fromkeys(wanted)]
+
+
+def _unknown(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word[:80], [*known, "ALL"], 1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    areas = ", ".join(sorted({identity.partition("-")[0] + "-…" for identity in known}))
+    return f"--bottle-explain: {word!r} is not known{meant} (known: all, and the IDs {areas})"
+
+
+def explain(check: Check, rerun: str) -> str:
+    """Say everything that is known of a check.
+
+    Args:
+        check: which one.
+        rerun: the command line that runs it alone.
+    """
+    parts = [
+        ("requirement", check.requirement),
+        ("severity", f"{check.severity.value}: {_SEVERITY[check.severity]}"),
+        ("level", f"{check.level.value}: {_LEVEL[check.level]}"),
+        *(("evidence" if n == 0 else "", each) for n, each in enumerate(check.evidence)),
+        *(("sent" if n == 0 else "", line) for n, line in enumerate(sent(check))),
+        ("judged", f"{_WITNESS[check.witness]} (witness: {check.witness.value})"),
+        ("needs", ", ".join(sorted(one.value for one in check.needs)) or "nothing special"),
+        *(("mutants" if n == 0 else "", line) for n, line in enumerate(_mutants(check))),
+        ("source", _source(check)),
+        ("rerun", rerun),
+    ]
+    return "\n".join([f"{check.id}  {check.title}", *(_line(*part) for part in parts), ""])
+
+
+def _line(name: str, text: str) -> str:
+    first = f"  {name + ':' if name else '':<{_INDENT - 2}}"
+    wrapped = textwrap.wrap(text, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False)
+    return first + f"\n{' ' * _INDENT}".join(wrapped)
+
+
+# -- what is sent ----------------------------------------------------------------------------------
+
+
+def sent(check: Check) -> list[str]:
+    """Describe what a check sends, a line for each vantage point; its plan on paper tells."""
+    if check.stimuli is None:
+        where = "on bottles, or in runs of pytest, of its own" if check.apart else "when it runs"
+        return [f"nothing with the survey: it looks and tries by itself, {where}"]
+    plan, sheet = paper.plan_of(check)
+    told = _Told(sheet.words)
+    lines = [*told.claims(plan), *told.sweeps(plan), *told.rows(plan), *told.operations(plan)]
+    return lines or ["nothing of its own"]
+
+
+class _Told:
+    """The parts of a plan in words: some stand for the addresses of a bottle on paper."""
+
+    def __init__(self, words: Mapping[str, str]) -> None:
+        self._words = words
+
+    def claims(self, plan: Plan) -> Iterator[str]:
+        pairs = ((c.shot.vantage, _shot(c.shot)) for c in plan.claims)
+        for vantage, texts in self._grouped(pairs):
+            root = ", as root too where there is one" if vantage is Vantage.AGENT else ""
+            yield f"{vantage.value}: {texts}; none may arrive{root}"
+        if plan.claims:
+            places = dict.fromkeys(c.mirror.vantage.value for c in plan.claims)
+            yield f"{' and '.join(places)}: the same, as the control that has to arrive"
+
+    def sweeps(self, plan: Plan) -> Iterator[str]:
+        for sweep in plan.sweeps:
+            via = self._in_words(str(sweep.operation.what["via"]))
+            yield f"privileged: a packet to each of the 65535 {sweep.protocol} ports, via {via}"
+
+    def rows(self, plan: Plan) -> Iterator[str]:
+        for vantage, texts in self._grouped((a.shot.vantage, _shot(a.shot)) for a in plan.asked):
+            yield f"{vantage.value}: {texts}"
+        if plan.asked:
+            yield "open: the same before and after, as the control that has to arrive"
+
+    def operations(self, plan: Plan) -> Iterator[str]:
+        every = [*plan.first, *plan.during]
+        for vantage, texts in self._grouped((o.vantage, _operation(o)) for o in every):
+            yield f"{vantage.value}: {texts}"
+
+    def _in_words(self, line: str) -> str:
+        for address in sorted(self._words, key=len, reverse=True):
+            pattern = rf"(?<![\w.:]){re.escape(address)}(?![\w.])(?!:\w)"
+            line = re.sub(pattern, self._words[address], line)
+        return re.sub(r"[0-9a-f]{32}", "NONCE", line)
+
+    def _grouped(self, pairs: Iterable[tuple[Vantage, str]]) -> Iterator[tuple[Vantage, str]]:
+        """Put together what goes from one place, and of that what goes to one place."""
+        found: dict[Vantage, dict[str, dict[str, None]]] = {}
+        for vantage, text in pairs:
+            what, to, place = self._in_words(text).partition(" to ")
+            found.setdefault(vantage, {}).setdefault(to + place, {})[what] = None
+        for vantage, places in found.items():
+            yield vantage, "; ".join(_some([*what]) + place for place, what in places.items())
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
+    return ", ".join(texts[:_MOST]) + more
+
+
+def _shot(shot: Shot) -> str:
+    return describe(shot.stimulus) + (shot.via and f" via {shot.via}")
+
+
+def _operation(operation: Operation) -> str:
+    """Name an operation of the probe by its kind, and by where it goes."""
+    what = operation.what
+    talks = what.get("talks")
+    if isinstance(talks, list):
+        return f"{len(talks)} conversations with a proxy in raw bytes"
+    place = str(what.get("url") or what.get("host") or what.get("name") or "")
+    if what["kind"] == "http":
+        return f"{what.get('method', 'GET')} {place}{' by the proxy' if what.get('proxy') else ''}"
+    return f"{what['kind']} {place}".strip()
+
+
+# -- where it lies ---------------------------------------------------------------------------------
+
+
+def _mutants(check: Check) -> list[str]:
+    """Say which mutants the check has to catch, and what each of them weakens."""
+    if selection.impossible_here("netns"):
+        return ["they live on Linux"]
+    from pytest_bottle.conformance.mutants.base import all_mutants
+
+    found = [one for one in all_mutants().values() if one.check == check.id]
+    lines = []
+    for one in found:
+        others = f" Others see it too: {', '.join(sorted(one.also))}." if one.also else ""
+        doc = " ".join((inspect.getdoc(one.make) or "").split())
+        lines.append(f"--bottle-mutant={one.name}: {doc}{others}")
+    return lines or ["none"]
+
+
+def _source(check: Check) -> str:
+    body = getattr(check.body, "func", check.body)
+    path = os.path.relpath(inspect.getsourcefile(body) or "", _package())
+    return f"{path}:{inspect.getsourcelines(body)[1]}"
+
+
+def _package() -> str:
+    import pytest_bottle
+
+    return os.path.dirname(os.path.dirname(os.path.abspath(pytest_bottle.__file__)))
