@@ -54,8 +54,11 @@ exec tinyproxy -d -c /run/proxy/conf
 """
 #: The checks that tinyproxy fails, and why: what it has no setting for.
 WEAKNESSES = {
+    "PXY-06": "it passes on what has two lengths",
+    "PXY-07": "it looks into no tunnel",
     "PXY-09": "ConnectPort is for CONNECT: a plain request may name any port of an allowed host",
     "PXY-10": "it dials whatever address an allowed name has, its own loopback too",
+    "PXY-20": "this bottle publishes the proxy itself, which serves whoever is at the host",
 }
 
 
