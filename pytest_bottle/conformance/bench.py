@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -32,12 +33,17 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Common:
-    """What all checks of a bench share, made when one of them first asks for it."""
+    """What all checks of a bench share, made when one of them first asks for it.
+
+    ``claims`` are those that a check had judged, and ``took`` the seconds that it ran, by its ID.
+    """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     sibling: Topology | None = None
     described: Topology | None = None
     evidence: Evidence | None = None
+    claims: dict[str, list[Judged]] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
 
 
 class Bench:
@@ -52,6 +58,7 @@ class Bench:
             backend's own name.
         checks: whose stimuli the survey fires; None for the package's own and the rows of ``spec``.
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
+        allow_host_faults: let checks change a host that is not made for the session.
         ahead: the checks that will be run; of these some may run ahead, beside each other.
     """
 
@@ -63,12 +70,14 @@ class Bench:
         *,
         checks: Sequence[Check] | None = None,
         thorough: bool = False,
+        allow_host_faults: bool = False,
         ahead: Iterable[Check] = (),
     ) -> None:
         self.backend = backend
         own = (*all_checks(), *rows.checks_of(spec.policy))
         self._checks = own if checks is None else checks
         self.thorough = thorough
+        self.allow_host_faults = allow_host_faults
         self._reopening = reopening
         self._described = replace(spec.spare, command=())
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
@@ -157,7 +166,19 @@ class Bench:
             )
         mine = copy.copy(self)
         mine._check = check  # noqa: SLF001 - our own kind
-        return check.body(mine)
+        began = time.monotonic()
+        try:
+            return check.body(mine)
+        finally:
+            self._common.took[check.id] = time.monotonic() - began
+
+    def claims_of(self, check: Check) -> list[Judged]:
+        """The claims that a check has had judged; none for one that acts by itself."""
+        return self._common.claims.get(check.id, [])
+
+    def took(self, check: Check) -> float:
+        """How long a check ran, in seconds; others may have run at the same time."""
+        return self._common.took.get(check.id, 0.0)
 
     @property
     def evidence(self) -> Evidence:
@@ -190,7 +211,9 @@ class Bench:
         unmet = self.unmet()
         claims = [claim for claim in self.evidence.plan.claims if claim.check == check]
         found = [survey.judge_claim(self.evidence, claim, unmet) for claim in claims]
-        return found + rows.judged(self.evidence, check, unmet)
+        judged = found + rows.judged(self.evidence, check, unmet)
+        self._common.claims[check] = judged
+        return judged
 
     def unmet(self) -> str:
         """Name the condition of the whole survey that is not met; empty if all are."""

@@ -43,6 +43,12 @@ class NetnsBackend(EngineBackend):
         self._change("rule", rules)
         self._rules[topology.id] = [*self._rules.get(topology.id, []), *rules]
 
+    def drop_rules(self, topology: Topology, priority: int) -> None:
+        """Delete those of its rules that have a priority."""
+        gone = [rule for rule in self._rules[topology.id] if rule.priority == priority]
+        self._change("delete_rule", gone)
+        self._rules[topology.id] = [r for r in self._rules[topology.id] if r not in gone]
+
     def _change(self, verb: str, rules: Sequence[Rule]) -> None:
         if rules:
             self.netns.configure("host", [[verb, rule._asdict()] for rule in rules])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
-from pytest_bottle.conformance.mutants import name_patches, patches
+from pytest_bottle.conformance.mutants import patches
 from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
 from pytest_bottle.spec import EgressRoute
 
@@ -106,24 +106,6 @@ def reads_to_the_nul() -> NetnsBackend:
 def socks_reads_to_the_nul() -> NetnsBackend:
     """The sidecar speaks SOCKS5 too, and there its list and its resolver do not agree."""
     return tampered("socks_reads_to_the_nul")
-
-
-@mutant("PXY-11")
-def resolves_again() -> NetnsBackend:
-    """The sidecar resolves a name once to judge it, and again to dial."""
-    return tampered("resolves_again", name_patches)
-
-
-@mutant("PXY-14")
-def compares_texts() -> NetnsBackend:
-    """The sidecar compares an address with "127." and "169.254.", as it is written."""
-    return tampered("compares_texts", name_patches)
-
-
-@mutant("PXY-13", also={"DNS-07", "PXY-12"})
-def matches_from_behind() -> NetnsBackend:
-    """The sidecar compares ends of names, and not from a dot on."""
-    return tampered("matches_from_behind", name_patches)
 
 
 class _AnyAddress(NetnsEngine):
