@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 
 from pytest_bottle.conformance import profiles
+from pytest_bottle.reports import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -518,5 +520,6 @@ def test_a_record_of_nothing(alone: Run, pytester: pytest.Pytester) -> None:
 
     assert result.ret == RED
     made: dict[str, Any] = json.loads((pytester.path / "out.json").read_text())
+    jsonschema.validate(made, json.loads(SCHEMA.read_text()))
     assert (made["result"], made["complete"]) == ("failed", False)
     assert made["backend"]["version"] is None
