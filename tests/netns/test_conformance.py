@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pytest_bottle.backends.black_hole import BlackHole
-from pytest_bottle.backends.contract import Feature
+from pytest_bottle.backends.engines.netns.engine import FEATURES
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import NetnsBackend, all_mutants, open_mutant
 from pytest_bottle.conformance.plan import Plan
@@ -26,7 +26,7 @@ INSPECTIONS = {
     "RES-01",
 }
 #: Its proxy is one that programs are told of, and takes no direct traffic.
-UNSUPPORTED = {check.id for check in all_checks() if Feature.TRANSPARENT in check.needs}
+UNSUPPORTED = {check.id for check in all_checks() if not check.needs <= FEATURES}
 CONTROLS = {"CTL-01", "CTL-03", "CTL-04", "CTL-05", "PXY-01"}
 #: They let whole sweeps through, and the witness may lose some of 131,070 packets: CTL-03 says so.
 FLOODS = {"LAT-05", "NET-09"}
