@@ -6,27 +6,26 @@ import contextlib
 import copy
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.conformance import conditions, rows, survey
+from pytest_bottle.conformance import conditions, rows, ruling, survey
 from pytest_bottle.conformance.ahead import Ahead
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, NotSupported, Violation
 from pytest_bottle.firing import run_one
 from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
-from pytest_bottle.verdict import Finding, Verdict, combine
+from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Feature, Topology
-    from pytest_bottle.conformance.plan import Sweep
     from pytest_bottle.conformance.registry import Check
+    from pytest_bottle.conformance.ruling import Judged
     from pytest_bottle.conformance.runs import Reopening
-    from pytest_bottle.conformance.survey import Evidence, Judged
+    from pytest_bottle.conformance.survey import Evidence
     from pytest_bottle.firing import Record
     from pytest_bottle.spec import BottleSpec
 
@@ -42,6 +41,7 @@ class _Common:
     sibling: Topology | None = None
     described: Topology | None = None
     evidence: Evidence | None = None
+    blind: dict[str, str] = field(default_factory=dict)
     claims: dict[str, list[Judged]] = field(default_factory=dict)
     took: dict[str, float] = field(default_factory=dict)
 
@@ -168,9 +168,12 @@ class Bench:
         mine._check = check  # noqa: SLF001 - our own kind
         began = time.monotonic()
         try:
-            return check.body(mine)
+            note = check.body(mine)
         finally:
             self._common.took[check.id] = time.monotonic() - began
+        if self.surveyed and check in self.claimants and (why := self.blind(check)):
+            raise mine.inconclusive(why)
+        return note
 
     def claims_of(self, check: Check) -> list[Judged]:
         """The claims that a check has had judged; none for one that acts by itself."""
@@ -209,8 +212,7 @@ class Bench:
     def judged(self, check: str) -> list[Judged]:
         """Judge every claim of a check."""
         unmet = self.unmet()
-        claims = [claim for claim in self.evidence.plan.claims if claim.check == check]
-        found = [survey.judge_claim(self.evidence, claim, unmet) for claim in claims]
+        found = ruling.judge_claims(self.evidence, check, unmet)
         judged = found + rows.judged(self.evidence, check, unmet)
         self._common.claims[check] = judged
         return judged
@@ -225,33 +227,34 @@ class Bench:
         Returns:
             the mechanisms.
         """
-        check = self.current
-        sweeps = [sweep for sweep in self.evidence.plan.sweeps if sweep.check == check.id]
-        # A sweep is looked at first: a port that is on no list is what it is there for.
-        for sweep in sweeps:
-            self._require_silence(sweep)
-        judged = self.judged(check.id)
-        verdict = combine(one.finding for one in judged)
+        check = self.current.id
+        swept = ruling.judge_sweeps(self.evidence, check, self.unmet())
+        verdict, seen = ruling.rule(self.judged(check), swept)
         if verdict is Verdict.VIOLATED:
-            raise self.violation("; ".join(_leak(one) for one in judged if _leaked(one)))
+            raise self.violation(seen)
         if verdict is not Verdict.PASSED:
-            reasons = Counter(one.why or one.finding.value for one in judged)
-            raise self.inconclusive("; ".join(f"{why} ({n}x)" for why, n in reasons.items()))
-        for sweep in sweeps:
-            broken = survey.broken_sweep(self.evidence, sweep)
-            if broken:
-                raise self.inconclusive(broken)
-        swept = [f"{sweep.protocol} sweep: 65535 ports, none heard" for sweep in sweeps]
-        return ", ".join([_mechanisms(judged), *swept])
+            raise self.inconclusive(seen)
+        return seen
 
-    def _require_silence(self, sweep: Sweep) -> None:
-        ports = sorted(survey.swept_ports(self.evidence, sweep))
-        if ports:
-            raise self.violation(
-                f"{len(ports)} {sweep.protocol} ports leaked from the privileged probe, among them "
-                f"{', '.join(map(str, ports[:10]))}; the witness heard them "
-                f"({sweep.operation.name})"
-            )
+    def blind(self, check: Check) -> str:
+        """Say how a check fails to see the leak of the open guest; empty if it sees it (CTL-05).
+
+        Its own body judges once more, on what the controls of its claims sent.
+        """
+        if check.id not in self._common.blind:
+            leaky = copy.copy(self)
+            leaky._check = check  # noqa: SLF001 - our own kind
+            evidence = ruling.mirrored(self.evidence)
+            leaky._common = replace(self._common, evidence=evidence, claims={})  # noqa: SLF001
+            self._common.blind[check.id] = _unseen(check, leaky)
+        return self._common.blind[check.id]
+
+    @property
+    def claimants(self) -> list[Check]:
+        """The checks that claim something in the survey."""
+        plan = self.evidence.plan
+        found = {claim.check for claim in plan.claims} | {sweep.check for sweep in plan.sweeps}
+        return [one for one in self._checks if one.id in found]
 
     @property
     def current(self) -> Check:
@@ -295,24 +298,11 @@ class Bench:
         return f"backend {info.name}{mutant}, bottle {self.topology.id}"
 
 
-def _leaked(one: Judged) -> bool:
-    return one.finding in (Finding.LEAKED, Finding.LEAKED_ONE_WAY)
-
-
-def _leak(one: Judged) -> str:
-    shot = one.claim.shot
-    text = f"{shot.name}: {one.finding.value}, the prober saw {one.outcome!r}"
-    if one.heard:
-        first = one.heard[0]
-        text += (
-            f", the witness heard {len(one.heard)} packets, the first from {first.src} to "
-            f"{first.dst} at {first.time_ns / 1e9:.3f} s (nonce {shot.nonce})"
-        )
-    elif one.claim.ear is not None:
-        text += f", {one.claim.ear.value} received it"
-    return text
-
-
-def _mechanisms(judged: list[Judged]) -> str:
-    counts = Counter((one.claim.shot.vantage.value, str(one.outcome)) for one in judged)
-    return ", ".join(f"{vantage}: {n}x {outcome}" for (vantage, outcome), n in counts.items())
+def _unseen(check: Check, leaky: Bench) -> str:
+    try:
+        check.body(leaky)
+    except Violation:
+        return ""
+    except Inconclusive as error:
+        return f"the open guest's leak could not be judged: {error.seen}"
+    return "its judge sees no leak in what the open guest got out"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_bottle.conformance.bench import Bench
-    from pytest_bottle.conformance.survey import Judged
+    from pytest_bottle.conformance.ruling import Judged
 
 
 def introduce(bench: Bench) -> dict[str, Any]:

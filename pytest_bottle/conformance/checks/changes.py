@@ -18,7 +18,7 @@ from pytest_bottle.verdict import Verdict, combine
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Topology
     from pytest_bottle.conformance.bench import Bench
-    from pytest_bottle.conformance.survey import Judged
+    from pytest_bottle.conformance.ruling import Judged
     from pytest_bottle.internet.lab import Mark
 
 _NEEDS = frozenset({Feature.LAB, Feature.OPEN_GUEST})
