@@ -215,6 +215,7 @@ def bench_for(
             _reopening(config, settings),
             checks=known_checks(config),
             thorough=settings.thorough,
+            allow_host_faults=settings.allow_host_faults,
             ahead=_asked_for(request),
         )
         lifetime.add(bench)

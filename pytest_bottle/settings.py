@@ -39,6 +39,7 @@ _WORDS: Mapping[str, Collection[str]] = {
     "profile": PROFILES,
     "scope": SCOPES,
     "thorough": (*_TRUE, *_FALSE),
+    "allow_host_faults": (*_TRUE, *_FALSE),
 }
 
 
@@ -61,6 +62,7 @@ class Settings:
         backend: its name; empty leaves it to detection.
         mutant: the check whose mutant stands in for the backend; empty for none.
         profile: the name of what the conformance suite is to check.
+        allow_host_faults: whether checks may change a host that is not made for the session.
         thorough: whether checks take the catalogue's durations and numbers of repeats.
         gate: whether a planned check without a good verdict makes the run red.
         require: the result that a gated run must reach, or better.
@@ -78,6 +80,7 @@ class Settings:
     profile: str = DEFAULT
     scope: str = "function"
     thorough: bool = False
+    allow_host_faults: bool = False
     gate: bool = False
     require: str = "partial"
     reports: tuple[str, ...] = ()
@@ -135,7 +138,7 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     values: dict[str, Any] = {
         name: choice.text for name, choice in choices.items() if name in _AS_THEY_ARE
     }
-    for flag in ("gate", "thorough"):
+    for flag in ("allow_host_faults", "gate", "thorough"):
         values[flag] = flag in choices and choices[flag].text in _TRUE
     if "report" in choices:
         values["reports"] = _report_paths(choices["report"], config)
@@ -156,7 +159,7 @@ def describe(choices: Mapping[str, Choice]) -> str:
 
 
 def _usage_error(name: str, choice: Choice, message: str) -> pytest.UsageError:
-    option = f"--bottle-{name}"
+    option = f"--bottle-{name.replace('_', '-')}"
     source = "" if choice.source == option else f" (from {choice.source})"
     return pytest.UsageError(f"{option}{source}: {message}")
 
