@@ -166,6 +166,18 @@ def trusts_its_own_port() -> NetnsBackend:
     return tampered("trusts_its_own_port")
 
 
+@mutant("PXY-21")
+def empty_means_all() -> NetnsBackend:
+    """The sidecar lets everything through if its list is empty."""
+    return tampered("empty_means_all")
+
+
+@mutant("PXY-23", also={"PXY-02"})
+def forgets_refused_tunnels() -> NetnsBackend:
+    """The sidecar leaves denials of CONNECT out of its record; PXY-02 looks for one."""
+    return tampered("forgets_refused_tunnels")
+
+
 class _Outside(NetnsEngine):
     """An engine that puts agents on the egress network too: only variables lead to the proxy."""
 
