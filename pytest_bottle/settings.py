@@ -18,6 +18,7 @@ from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleS
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from pytest_bottle.backends.command.orders import Orders
     from pytest_bottle.backends.contract import Backend
     from pytest_bottle.waivers import Waiver
 
@@ -64,6 +65,7 @@ class Settings:
         profile: the name of what the conformance suite is to check.
         allow_host_faults: whether checks may change a host that is not made for the session.
         thorough: whether checks take the catalogue's durations and numbers of repeats.
+        command: what the command backend runs; None if another backend was chosen.
         gate: whether a planned check without a good verdict makes the run red.
         require: the result that a gated run must reach, or better.
         reports: the files that the run's record is written to.
@@ -81,6 +83,7 @@ class Settings:
     scope: str = "function"
     thorough: bool = False
     allow_host_faults: bool = False
+    command: Orders | None = None
     gate: bool = False
     require: str = "partial"
     reports: tuple[str, ...] = ()
@@ -105,6 +108,8 @@ class Settings:
             from pytest_bottle.backends.adapter import checked
 
             return checked(name, self.offered[name])
+        if self.command is not None:
+            return selection.commands(self.command)
         return selection.BUILT_IN[name]()
 
 
@@ -147,7 +152,8 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     spec, ignored = _described(choices["config"], config) if "config" in choices else (PLAIN, ())
     if "timeout" in choices:
         spec = replace(spec, timeout=_seconds(choices["timeout"]))
-    return Settings(**values, spec=spec, ignored=ignored, offered=offered)
+    command = _commands(choices, config) if values.get("backend") == selection.COMMAND else None
+    return Settings(**values, command=command, spec=spec, ignored=ignored, offered=offered)
 
 
 def describe(choices: Mapping[str, Choice]) -> str:
@@ -189,6 +195,19 @@ def _described(choice: Choice, config: pytest.Config) -> tuple[BottleSpec, tuple
     except ConfigurationError as error:
         raise _file_error("config", choice, error) from None
     return read.spec, read.ignored
+
+
+def _commands(choices: Mapping[str, Choice], config: pytest.Config) -> Orders:
+    from pytest_bottle.backends.command import loading
+
+    choice = choices.get("command", Choice(selection.COMMAND_FILE, DISCOVERED))
+    try:
+        orders = loading.load(os.path.join(_folder(choice, config), choice.text))
+    except ConfigurationError as error:
+        raise _file_error("command", choice, error) from None
+    if orders.inside_lab and (reason := selection.impossible_here("netns")):
+        raise _usage_error("command", choice, f"internet: lab: {reason}")
+    return orders
 
 
 def _waivers(choice: Choice, config: pytest.Config) -> tuple[Waiver, ...]:
