@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pytest_bottle.backends.contract import Backend
+    from pytest_bottle.manifest import Manifest
 
     BackendFactory = Callable[[], Backend]
 
@@ -58,6 +59,8 @@ class Settings:
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
+        config: the absolute path of the configuration file; empty without one.
+        choices: what was chosen, by name, as it was written.
     """
 
     backend: str = ""
@@ -70,6 +73,8 @@ class Settings:
     spec: BottleSpec = PLAIN
     ignored: tuple[str, ...] = ()
     offered: Mapping[str, BackendFactory] = field(default_factory=dict)
+    config: str = ""
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
     def open_backend(self) -> Backend:
         """Open the chosen backend, or the best one of this machine."""
@@ -114,10 +119,13 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
         name: choice.text for name, choice in choices.items() if name not in ("config", "timeout")
     }
     values["thorough"] = values.get("thorough") in _TRUE
-    spec, ignored = _described(choices["config"], config) if "config" in choices else (PLAIN, ())
+    if "config" in choices:
+        read = _described(choices["config"], config)
+        values |= {"spec": read.spec, "ignored": read.ignored, "config": read.path}
     if "timeout" in choices:
-        spec = replace(spec, timeout=_seconds(choices["timeout"]))
-    return Settings(**values, spec=spec, ignored=ignored, offered=offered)
+        spec = values.get("spec", PLAIN)
+        values["spec"] = replace(spec, timeout=_seconds(choices["timeout"]))
+    return Settings(**values, offered=offered, choices=choices)
 
 
 def describe(choices: Mapping[str, Choice]) -> str:
@@ -151,16 +159,15 @@ def _seconds(choice: Choice) -> float:
     return seconds
 
 
-def _described(choice: Choice, config: pytest.Config) -> tuple[BottleSpec, tuple[str, ...]]:
+def _described(choice: Choice, config: pytest.Config) -> Manifest:
     from pytest_bottle import manifest
 
     try:
-        read = manifest.load(os.path.join(_folder(choice, config), choice.text))
+        return manifest.load(os.path.join(_folder(choice, config), choice.text))
     except ConfigurationError as error:
         option = "" if choice.source == DISCOVERED else f"--bottle-config (from {choice.source}): "
         option = option.replace(" (from --bottle-config)", "")
         raise pytest.UsageError(*(option + line for line in error.lines)) from None
-    return read.spec, read.ignored
 
 
 def _folder(choice: Choice, config: pytest.Config) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_bottle import rerunning
 from pytest_bottle.backends.contract import User, Vantage
 from pytest_bottle.conformance import conditions, rows, survey
 from pytest_bottle.conformance.ahead import Ahead
@@ -19,7 +20,7 @@ from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
 from pytest_bottle.verdict import Finding, Verdict, combine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Feature, Topology
     from pytest_bottle.conformance.plan import Sweep
@@ -53,6 +54,7 @@ class Bench:
         checks: whose stimuli the survey fires; None for the package's own and the rows of ``spec``.
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
         ahead: the checks that will be run; of these some may run ahead, beside each other.
+        rerun: writes the command line that runs a check alone; None knows the backend's name only.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Bench:
         checks: Sequence[Check] | None = None,
         thorough: bool = False,
         ahead: Iterable[Check] = (),
+        rerun: Callable[[str], str] | None = None,
     ) -> None:
         self.backend = backend
         own = (*all_checks(), *rows.checks_of(spec.policy))
         self._checks = own if checks is None else checks
         self.thorough = thorough
         self._reopening = reopening
+        self._rerun = rerun
         self._described = replace(spec.spare, command=())
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
         self.topology = backend.up(self.spec)
@@ -259,12 +263,9 @@ class Bench:
         )
 
     def _next_step(self) -> str:
-        check = self.current
-        evidence = f"; see {check.evidence[0]}" if check.evidence else ""
-        return (
-            f"rerun alone: pytest --pyargs pytest_bottle.conformance {self._option()} "
-            f"-k {check.id}{evidence}"
-        )
+        identity = self.current.id
+        rerun = self._rerun or (lambda one: rerunning.command(one, [self._option()]))
+        return f"rerun alone: {rerun(identity)}"
 
     def _where(self) -> str:
         info = self.backend.describe()

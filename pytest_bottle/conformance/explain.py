@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import os
 import re
+import sys
 import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bottle import planning, rerunning, settings
 from pytest_bottle.backends import selection
 from pytest_bottle.backends.contract import Vantage
 from pytest_bottle.conformance import paper
@@ -46,10 +49,27 @@ _WITNESS = {
     "anywhere.",
     Witness.NOT_APPLICABLE: "By what the suite's own means report of themselves.",
 }
+#: What a row of a user's own rests on.
+_OWN = ("your own bottle.yaml",)
 #: How many stimuli to one place are printed.
 _MOST = 16
 _WIDTH = 96
 _INDENT = 15
+
+
+def to_terminal(texts: Iterable[str], config: pytest.Config) -> int:
+    """Print what is known of the checks that are asked for; returns pytest's exit status.
+
+    Raises:
+        pytest.UsageError: one of them is not known.
+    """
+    chosen = choose(texts, planning.known_checks(config))
+    rerun = rerunning.of(config, settings.of(config))
+    with contextlib.suppress(BrokenPipeError):  # whoever reads has seen enough
+        for check in chosen:
+            sys.stdout.write(f"{explain(check, rerun(check.id))}\n")
+        sys.stdout.flush()
+    return pytest.ExitCode.OK
 
 
 def choose(texts: Iterable[str], checks: Sequence[Check]) -> list[Check]:
@@ -86,15 +106,15 @@ def explain(check: Check, rerun: str) -> str:
         ("requirement", check.requirement),
         ("severity", f"{check.severity.value}: {_SEVERITY[check.severity]}"),
         ("level", f"{check.level.value}: {_LEVEL[check.level]}"),
-        *(("evidence" if n == 0 else "", each) for n, each in enumerate(check.evidence)),
+        *(("evidence" if n == 0 else "", each) for n, each in enumerate(check.evidence or _OWN)),
         *(("sent" if n == 0 else "", line) for n, line in enumerate(sent(check))),
         ("judged", f"{_WITNESS[check.witness]} (witness: {check.witness.value})"),
         ("needs", ", ".join(sorted(one.value for one in check.needs)) or "nothing special"),
         *(("mutants" if n == 0 else "", line) for n, line in enumerate(_mutants(check))),
         ("source", _source(check)),
-        ("rerun", rerun),
     ]
-    return "\n".join([f"{check.id}  {check.title}", *(_line(*part) for part in parts), ""])
+    lines = [f"{check.id}  {check.title}", *(_line(*part) for part in parts)]
+    return "\n".join([*lines, f"  {'rerun:':<{_INDENT - 2}}{rerun}", ""])  # whole, to be copied
 
 
 def _line(name: str, text: str) -> str:
@@ -110,7 +130,7 @@ def sent(check: Check) -> list[str]:
     """Describe what a check sends, a line for each vantage point; its plan on paper tells."""
     if check.stimuli is None:
         where = "on bottles, or in runs of pytest, of its own" if check.apart else "when it runs"
-        return [f"nothing with the survey: it looks and tries by itself, {where}"]
+        return [f"not with the survey: it looks and tries by itself, {where}"]
     plan, sheet = paper.plan_of(check)
     told = _Told(sheet.words)
     lines = [*told.claims(plan), *told.sweeps(plan), *told.rows(plan), *told.operations(plan)]
