@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from pytest_bottle import rerunning
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.conformance import conditions, rows, survey
+from pytest_bottle.conformance import conditions, rows, survey, telling
 from pytest_bottle.conformance.ahead import Ahead
 from pytest_bottle.conformance.registry import all_checks
-from pytest_bottle.errors import Inconclusive, NotSupported, Violation
+from pytest_bottle.errors import UNKNOWN, Facts, Inconclusive, NotSupported, Violation
 from pytest_bottle.firing import run_one
 from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
-from pytest_bottle.verdict import Finding, Verdict, combine
+from pytest_bottle.verdict import Verdict, combine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -161,7 +161,12 @@ class Bench:
             )
         mine = copy.copy(self)
         mine._check = check  # noqa: SLF001 - our own kind
-        return check.body(mine)
+        try:
+            return check.body(mine)
+        except Inconclusive as error:  # of a helper that does not know the check
+            if error.facts is UNKNOWN:
+                raise mine.inconclusive(f"{error.what}: {error.seen}") from error
+            raise
 
     @property
     def evidence(self) -> Evidence:
@@ -214,25 +219,29 @@ class Bench:
         judged = self.judged(check.id)
         verdict = combine(one.finding for one in judged)
         if verdict is Verdict.VIOLATED:
-            raise self.violation("; ".join(_leak(one) for one in judged if _leaked(one)))
+            raise self.violation(*telling.leaks(judged))
         if verdict is not Verdict.PASSED:
-            reasons = Counter(one.why or one.finding.value for one in judged)
-            raise self.inconclusive("; ".join(f"{why} ({n}x)" for why, n in reasons.items()))
+            raise self._unsure(judged)
         for sweep in sweeps:
             broken = survey.broken_sweep(self.evidence, sweep)
             if broken:
                 raise self.inconclusive(broken)
         swept = [f"{sweep.protocol} sweep: 65535 ports, none heard" for sweep in sweeps]
-        return ", ".join([_mechanisms(judged), *swept])
+        return ", ".join([telling.mechanisms(judged), *swept])
+
+    def _unsure(self, judged: list[Judged]) -> Inconclusive:
+        reasons = Counter(one.why or one.finding.value for one in judged)
+        facts = Facts(
+            sent=telling.some([one.claim.shot.name for one in judged]),
+            how=telling.mechanisms(judged),
+        )
+        return self.inconclusive("; ".join(f"{why} ({n}x)" for why, n in reasons.items()), facts)
 
     def _require_silence(self, sweep: Sweep) -> None:
         ports = sorted(survey.swept_ports(self.evidence, sweep))
         if ports:
-            raise self.violation(
-                f"{len(ports)} {sweep.protocol} ports leaked from the privileged probe, among them "
-                f"{', '.join(map(str, ports[:10]))}; the witness heard them "
-                f"({sweep.operation.name})"
-            )
+            records = survey.swept_records(self.evidence, sweep)
+            raise self.violation(*telling.swept(sweep, ports, records))
 
     @property
     def current(self) -> Check:
@@ -240,8 +249,13 @@ class Bench:
         assert self._check is not None, "a check's body runs through Bench.run"
         return self._check
 
-    def violation(self, seen: str) -> Violation:
-        """Make the exception for a property that does not hold."""
+    def violation(self, seen: str, facts: Facts = UNKNOWN) -> Violation:
+        """Make the exception for a property that does not hold.
+
+        Args:
+            seen: what was there instead.
+            facts: what that rests on; what they leave open is filled in.
+        """
         check = self.current
         return Violation(
             f"{check.id} VIOLATED: {check.title}",
@@ -249,9 +263,10 @@ class Bench:
             expected=check.requirement,
             seen=seen,
             next_step=self._next_step(),
+            facts=telling.completed(facts, check),
         )
 
-    def inconclusive(self, seen: str) -> Inconclusive:
+    def inconclusive(self, seen: str, facts: Facts = UNKNOWN) -> Inconclusive:
         """Make the exception for a property about which nothing was found out."""
         check = self.current
         return Inconclusive(
@@ -260,6 +275,7 @@ class Bench:
             expected="green controls, and a record of every stimulus",
             seen=seen,
             next_step=self._next_step(),
+            facts=telling.completed(facts, check, seen),
         )
 
     def _next_step(self) -> str:
@@ -271,26 +287,3 @@ class Bench:
         info = self.backend.describe()
         mutant = f" (mutant {info.mutant})" if info.mutant else ""
         return f"backend {info.name}{mutant}, bottle {self.topology.id}"
-
-
-def _leaked(one: Judged) -> bool:
-    return one.finding in (Finding.LEAKED, Finding.LEAKED_ONE_WAY)
-
-
-def _leak(one: Judged) -> str:
-    shot = one.claim.shot
-    text = f"{shot.name}: {one.finding.value}, the prober saw {one.outcome!r}"
-    if one.heard:
-        first = one.heard[0]
-        text += (
-            f", the witness heard {len(one.heard)} packets, the first from {first.src} to "
-            f"{first.dst} at {first.time_ns / 1e9:.3f} s (nonce {shot.nonce})"
-        )
-    elif one.claim.ear is not None:
-        text += f", {one.claim.ear.value} received it"
-    return text
-
-
-def _mechanisms(judged: list[Judged]) -> str:
-    counts = Counter((one.claim.shot.vantage.value, str(one.outcome)) for one in judged)
-    return ", ".join(f"{vantage}: {n}x {outcome}" for (vantage, outcome), n in counts.items())

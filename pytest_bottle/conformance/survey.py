@@ -264,12 +264,21 @@ def broken_sweep(evidence: Evidence, sweep: Sweep) -> str:
     return sweep.unmet
 
 
+def swept_records(evidence: Evidence, sweep: Sweep) -> list[Heard]:
+    """Pick what the far side heard of a sweep."""
+    return _records(evidence, sweep.operation, sweep.protocol)
+
+
 def _ports(evidence: Evidence, operation: Operation, protocol: str) -> set[int]:
+    return {record.dport or 0 for record in _records(evidence, operation, protocol)}
+
+
+def _records(evidence: Evidence, operation: Operation, protocol: str) -> list[Heard]:
     number, host = {"tcp": 6, "udp": 17}[protocol], operation.what["host"]
     nonce = str(operation.what["nonce"]).encode()
-    return {
-        record.dport or 0
+    return [
+        record
         for hearing in (evidence.swept, evidence.tail)
         for record in hearing.records
         if (record.dst == host and record.proto == number) or nonce in record.payload
-    }
+    ]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
-from pytest_bottle.conformance import conditions
+from pytest_bottle.conformance import conditions, telling
 from pytest_bottle.conformance.checks.ipv6 import block_frame
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
+from pytest_bottle.errors import Facts
 from pytest_bottle.firing import Operation
 from pytest_bottle.guest import dnswire
 from pytest_bottle.stimulus import Frame, Udp, new_nonce
@@ -153,11 +154,8 @@ def _about(bench: Bench, nonces: Iterable[bytes]) -> list[Heard]:
 def _require_unheard(bench: Bench, names: Iterable[str]) -> None:
     heard = _about(bench, map(_nonce, names))
     if heard:
-        first = heard[0]
-        raise bench.violation(
-            f"the witness heard {len(heard)} packets with names that the agent asked for, the "
-            f"first from {first.src} to {first.dst}:{first.dport} at {first.time_ns / 1e9:.3f} s"
-        )
+        facts = Facts(heard=telling.packets(heard), how="somebody asked in the agent's stead")
+        raise bench.violation("names that the agent asked for got out", facts)
 
 
 def _require_lookups_heard(bench: Bench) -> None:
