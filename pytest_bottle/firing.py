@@ -277,7 +277,7 @@ def _run(
         "deadline": deadline,
         "operations": [{"id": o.name, **o.what} for o in operations],
     }
-    program = probe_program(str(o.what.get("kind")) for o in operations)
+    program = probe_program(kind for o in operations for kind in _kinds(o.what))
     stdin = program + json.dumps(request).encode()
     argv = [topology.python, "-I", "-S", "-c", _BOOT]
     vantage, user = place
@@ -296,6 +296,12 @@ def _run(
         return records, ""
     count = f"{len(records)} of {len(operations)} records"
     return records, f"exit status {result.exit_status}, {count}: {result.err[-500:]}"
+
+
+def _kinds(what: Mapping[str, object]) -> list[str]:
+    """Name the kinds of an operation: its own, and that of the one which it is about."""
+    inner = what.get("operation")
+    return [str(what.get("kind")), *(_kinds(inner) if isinstance(inner, dict) else [])]
 
 
 def _seconds(what: Mapping[str, object], deadline: float) -> float:

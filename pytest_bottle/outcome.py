@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_bottle.errors import BottleError, Inconclusive, NotSupported, Violation
 
 if TYPE_CHECKING:
-    import pytest
-
     from pytest_bottle.conformance.registry import Check
 
+#: Where each error was shown first, by identity; it holds the error, so that no other gets its own.
+_TOLD = pytest.StashKey[dict[int, tuple[pytest.Item, BottleError]]]()
 #: Packages that lead from pytest to the user's code, and ours.
 _PYTEST = ("_pytest", "pluggy")
 _OURS = ("pytest_bottle", "contextlib")
@@ -28,12 +30,22 @@ def put_on(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[N
         report.outcome = "skipped"
         report.longrepr = (__file__, 0, str(error))
     elif isinstance(error, BottleError) and report.failed:
-        report.longrepr = _shown(item, call)
+        report.longrepr = _told_before(item, error) or _shown(item, call)
     verdict = _verdict(report, check, error)
     if verdict:
         report.bottle = _facts(item, check, verdict)  # type: ignore[attr-defined]
     if isinstance(error, NotSupported) and check:
         report.bottle["note"] = error.seen
+
+
+def _told_before(item: pytest.Item, error: BottleError) -> str:
+    """Refer to an error that was shown already: a fixture of the session fails for every test.
+
+    Returns:
+        what to show instead; empty for an error that is new.
+    """
+    first, known = item.config.stash.setdefault(_TOLD, {}).setdefault(id(error), (item, error))
+    return "" if first is item else f"{known.what}\n  the error is told in full at {first.nodeid}"
 
 
 def _refuse_excuse(report: pytest.TestReport, item: pytest.Item) -> None:

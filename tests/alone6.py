@@ -138,17 +138,38 @@ def names() -> dict[str, Any]:
     resolved = with_resolv_conf(f"nameserver {SERVER}\nnameserver\n", lookup)
     looked, server.asked = sorted(set(server.asked)), []
     alone = with_resolv_conf("options timeout:1 attempts:1\n", lookup)
-    return {"sweep": found, "asked": asked, "resolved": resolved, "looked": looked, "alone": alone}
+    swept = {"sweep": found, "asked": asked, "resolved": resolved, "looked": looked}
+    return {**swept, "alone": alone, **others(server)}
 
 
-def with_resolv_conf(text: str, lookup: dict[str, str]) -> dict[str, Any]:
+def others(server: Server) -> dict[str, Any]:
+    """Many questions at once, and every way to be told of another server."""
+    server.asked = []
+    questions = [["one.test", 16], ["x" * 63 + ".test", 255]]
+    search = {"name": "bare", "domain": "suffix.test"}
+    what = {"questions": questions, "search": search}
+    asked = with_resolv_conf(f"nameserver {SERVER}\n", what, "ask")
+    heard, server.asked = sorted(set(server.asked)), []
+    ways = ("file", "hosts", "mount", "copy", "variables")
+    rewriting = {"server": SERVER, "names": {way: f"{way}.ways.test" for way in ways}}
+    with tempfile.NamedTemporaryFile("w") as file:
+        linux.attach_tree(linux.clone_tree(file.name), "/etc/hosts")
+        try:
+            what = {**rewriting, "nonce": NONCE}
+            rewritten = with_resolv_conf(f"nameserver {NOBODY}\n", what, "rewritten")
+        finally:
+            linux.unmount("/etc/hosts")
+    return {"ask": asked, "heard": heard, "rewritten": rewritten, "told": sorted(set(server.asked))}
+
+
+def with_resolv_conf(text: str, lookup: dict[str, Any], kind: str = "resolve") -> dict[str, Any]:
     """Look up with other settings, which nobody outside this program sees."""
     with tempfile.NamedTemporaryFile("w") as file:
         file.write(text)
         file.flush()
         linux.attach_tree(linux.clone_tree(file.name), "/etc/resolv.conf")
         try:
-            return attempt("resolve", lookup, 1)
+            return attempt(kind, lookup, 1)
         finally:
             linux.unmount("/etc/resolv.conf")
 

@@ -73,6 +73,8 @@ class Fault(enum.Enum):
     """The rules of the host's packet filter, or of its routing, are flushed and set anew."""
     CONNECT_AGENT = "connect the agent to the egress network"
     """As a third party might: the running agent gets one more leg, and a default route by it."""
+    STOP_ENGINE = "stop the engine"
+    """What brings bottles up is gone, as a daemon that crashed: only closing makes sense then."""
 
 
 #: The faults by which the sidecar is lost.
@@ -154,6 +156,8 @@ class Feature(enum.Enum):
     """The sidecar and the agent can be restarted."""
     FIREWALL_RELOAD = "firewall-reload"
     """The host's packet filter, or what stands for it, can be reloaded."""
+    STOP_ENGINE = "stop-engine"
+    """The session's engine can be made to go away, to see what becomes of its bottles."""
     CONNECT = "connect"
     """The running agent can be connected to the egress network, behind the suite's back."""
     TRANSPARENT = "transparent"
@@ -190,6 +194,7 @@ FAULTS_OF = MappingProxyType(
         Feature.RESTART: (Fault.RESTART_SIDECAR, Fault.RESTART_AGENT),
         Feature.FIREWALL_RELOAD: (Fault.RELOAD_FIREWALL,),
         Feature.CONNECT: (Fault.CONNECT_AGENT,),
+        Feature.STOP_ENGINE: (Fault.STOP_ENGINE,),
     }
 )
 

@@ -7,10 +7,13 @@ anything run in the agent, long before any probe could.
 from __future__ import annotations
 
 import json
+import struct
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_bottle.backends.contract import Vantage
+from pytest_bottle.conformance.encounters import attempt
 from pytest_bottle.stimulus import new_nonce
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
     from pytest_bottle.backends.contract import Topology
     from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.firing import Operation
+    from pytest_bottle.internet.lab import Hearing
+    from pytest_bottle.internet.records import Heard
     from pytest_bottle.spec import BottleSpec
 
 #: Seconds that the record of a command may take to be readable.
@@ -49,10 +55,10 @@ while time.time() < end:
         sock.setblocking(False)
         sock.connect_ex((host, port))
         sock.close()
-    for host, port, data in udp:
+    for host, port, before, behind in udp:
         sock = socket.socket(type=socket.SOCK_DGRAM)
         try:
-            sock.sendto(bytes.fromhex(data) + raw, (host, port))
+            sock.sendto(bytes.fromhex(before) + raw + bytes.fromhex(behind), (host, port))
         except OSError:
             pass
         sock.close()
@@ -69,6 +75,20 @@ while time.time() < end:
 say(rounds=rounds, last=time.time())
 """
 _STAY = "\ntime.sleep(1 << 30)\n"
+
+
+def barrage(bench: Bench, seconds: float) -> Boot:
+    """Make a command that fires the shapes of NET-01, NET-02, NET-05 and DNS-01 for a while."""
+    fresh = bench.backend.internet.fresh_address
+    # A recursive question for the address of <nonce>.test (RFC 1035, section 4).
+    question = struct.pack("!6HB", 1, 0x0100, 1, 0, 0, 0, 32).hex(), (b"\4test\0\0\1\0\1").hex()
+    orders = {
+        "tcp": [[fresh(), 443], [fresh(), 80]],
+        "udp": [[fresh(), 443, "", ""], [fresh(), 53, *question]],
+        "ping": fresh(),
+        "seconds": seconds,
+    }
+    return Boot(orders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +121,21 @@ class Boot:
             if len(said) >= count or time.monotonic() > end:
                 return said
             time.sleep(0.02)
+
+    def attempts(self) -> list[Operation]:
+        """The same stimuli for a probe: what their control is."""
+        knocks = [("tcp", *one) for one in self.orders["tcp"]]
+        knocks += [("udp", *one[:2]) for one in self.orders["udp"]]
+        return [
+            attempt(f"{kind}/{port}", Vantage.AGENT, {"kind": kind, "host": host, "port": port})
+            for kind, host, port in knocks
+        ]
+
+    def heard(self, hearing: Hearing) -> list[Heard]:
+        """What of it the witness heard: its nonce, or anything at its own addresses."""
+        hosts = {
+            self.orders["ping"],
+            *(h for name in ("tcp", "udp") for h, *_ in self.orders[name]),
+        }
+        nonce = self.nonce.encode()
+        return [r for r in hearing.records if r.dst in hosts or nonce in r.payload.lower()]

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.firing import Record
 
+#: What engines call their host.
+HOST_ALIASES = (
+    "host.docker.internal",
+    "gateway.docker.internal",
+    "host.containers.internal",
+    "host.lima.internal",
+)
 #: Seconds that an attempt on something nearby may take.
 NEARBY = 0.3
 #: Seconds after which a listener ends that nobody has told to.

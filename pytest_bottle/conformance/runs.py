@@ -166,13 +166,13 @@ class Run:
 
     # -- what it tells ---------------------------------------------------------------------------
 
-    def wait_for(self, name: str) -> Event:
+    def wait_for(self, name: str, seconds: float = _PATIENCE) -> Event:
         """Wait for an event.
 
         Raises:
             Inconclusive: the run ended without it, or the time is over.
         """
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             over = self._process.poll() is not None
             self._listen(0.0 if over else 0.05)
@@ -220,6 +220,16 @@ class Run:
             for case in ET.parse(f"{self.folder}/report.xml").iter("testcase"):  # noqa: S314
                 said[str(case.get("name"))] += "\n".join(case.itertext())
         return said
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll()
 
     # -- what is done to it ------------------------------------------------------------------------
 

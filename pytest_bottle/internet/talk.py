@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.guest import dnswire
-from pytest_bottle.internet.zone import Zone, ZoneFullError
+from pytest_bottle.internet.zone import Found, Zone, ZoneFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -74,18 +75,19 @@ class Talk:
         except ValueError as error:
             self._log("dns", peer, scheme=scheme, note=f"not a query: {error}")
             return None
-        rcode, addresses, note = self._resolve(query)
+        found, note = self._resolve(query)
         name = query.name.lower()
         self._log("dns", peer, scheme=scheme, name=name, qtype=query.qtype, note=note)
         # A name in its wire form may need more than the 255 bytes of one string.
         text = query.name.encode()[:255]
-        return dnswire.build_answer(query, addresses, rcode=rcode, texts=() if rcode else (text,))
+        texts = () if found.rcode else (text,)
+        return dnswire.build_answer(query, **found._asdict(), texts=texts)
 
-    def _resolve(self, query: dnswire.Query) -> tuple[int, tuple[str, ...], str]:
+    def _resolve(self, query: dnswire.Query) -> tuple[Found, str]:
         try:
-            return *self._zone.resolve(query.name, query.qtype), ""
+            return self._zone.resolve(query.name, query.qtype), ""
         except ZoneFullError as error:
-            return dnswire.SERVFAIL, (), str(error)
+            return Found(dnswire.SERVFAIL), str(error)
 
     def _over_tls(self, connection: socket.socket, peer: Peer) -> None:
         if self._make_leaves is None:
@@ -116,7 +118,8 @@ class Talk:
             if not heard.startswith(ECHO) and not ECHO.startswith(heard):
                 from pytest_bottle.internet import web
 
-                web.converse(connection, heard, peer, scheme, self._log)
+                resolve = partial(self.answer_query, peer=peer, scheme=scheme)
+                web.converse(connection, heard, peer, scheme, self._log, resolve)
                 return
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pytest_bottle.internet.talk import Peer
 
 _PIECE = 1 << 16
+_DNS_MESSAGE = "application/dns-message"
+_LONGEST_MESSAGE = 65535
 
 #: Where clouds keep their instance metadata: EC2 and those that imitate it, EC2's container agent,
 #: Alibaba's ECS, Oracle's classic service. All of them answer as EC2's does.
@@ -44,6 +46,7 @@ def converse(
     peer: Peer,
     scheme: str,
     log: Callable[..., object],
+    answer_query: Callable[[bytes], bytes | None],
 ) -> None:
     """Answer the requests of a connection until it ends.
 
@@ -53,8 +56,9 @@ def converse(
         peer: who asks whom.
         scheme: ``http`` or ``https``.
         log: called with (kind, peer, **fields) as soon as a request's head is complete.
+        answer_query: answers a DNS message, for DNS over HTTPS (RFC 8484); None to what is none.
     """
-    _Conversation(connection, heard, peer, scheme, log).run()
+    _Conversation(connection, heard, peer, scheme, log, answer_query).run()
 
 
 class _Conversation:
@@ -65,11 +69,13 @@ class _Conversation:
         peer: Peer,
         scheme: str,
         log: Callable[..., object],
+        answer_query: Callable[[bytes], bytes | None],
     ) -> None:
         self._connection = connection
         self._peer = peer
         self._scheme = scheme
         self._log = log
+        self._answer_query = answer_query
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_PIECE)
         self._http.receive_data(heard)
         self._is_head = False
@@ -92,9 +98,11 @@ class _Conversation:
         if method == "CONNECT":
             self._send(405, "text/plain", b"an origin is no proxy\n", close=True)
             return False
-        digest, length = self._body()
-        metadata = _metadata(method, path) if self._peer.server in METADATA_ADDRESSES else None
-        self._send(200, *(metadata or ("application/json", self._seen(request, digest, length))))
+        digest, length, start = self._body()
+        special = self._resolved(request, start)
+        if self._peer.server in METADATA_ADDRESSES:
+            special = _metadata(method, path) or special
+        self._send(200, *(special or ("application/json", self._seen(request, digest, length))))
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     def _event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
@@ -104,12 +112,21 @@ class _Conversation:
             self._http.receive_data(self._connection.recv(_PIECE))
         return event
 
-    def _body(self) -> tuple[str, int]:
-        digest, length = hashlib.sha256(), 0
+    def _body(self) -> tuple[str, int, bytes]:
+        """Take the request's body in: its digest, its length, and how it begins."""
+        digest, length, start = hashlib.sha256(), 0, b""
         while isinstance(event := self._event(), h11.Data):
             digest.update(event.data)
             length += len(event.data)
-        return digest.hexdigest(), length
+            start += bytes(event.data[: _LONGEST_MESSAGE - len(start)])
+        return digest.hexdigest(), length, start
+
+    def _resolved(self, request: h11.Request, body: bytes) -> tuple[str, bytes] | None:
+        """Be a resolver over HTTPS for whoever posts a DNS message (RFC 8484 section 4.1)."""
+        if request.method != b"POST" or _fields(request).get("content-type") != _DNS_MESSAGE:
+            return None
+        answer = self._answer_query(body)
+        return None if answer is None else (_DNS_MESSAGE, answer)
 
     def _seen(self, request: h11.Request, digest: str, length: int) -> bytes:
         return _json(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from typing import NamedTuple
 
 from pytest_bottle.guest import dnswire
 
@@ -19,7 +21,25 @@ FIXED = {
     "loopback.test": ("127.0.0.1", "::1"),
     "metadata.test": ("169.254.169.254", "fd00:ec2::254"),
 }
+#: Names that lead inside at times, or in part, or by way of others (PXY-11).
+ALTERNATING, ALIASED, MIXED, MIXED6 = (
+    f"{kind}.test" for kind in ("alternating", "aliased", "mixed", "mixed6")
+)
+INSIDE, INSIDE6 = "10.99.0.7", "fd00::7"
+#: Names below this one hold the address that they have: ``127-0-0-1.spelled.test`` (PXY-14).
+SPELLED = "spelled.test"
+_IN_A_NAME = re.compile(r"([0-9]{1,3})-([0-9]{1,3})-([0-9]{1,3})-([0-9]{1,3})\.")
+_ALIASES = (f"hop.{ALIASED}", "metadata.test")
 _ABSENT = "nxdomain.test"
+
+
+class Found(NamedTuple):
+    """What is known of a name: the last alias, if there is one, has the addresses."""
+
+    rcode: int
+    addresses: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    ttl: int = 5
 
 
 class ZoneFullError(LookupError):
@@ -31,6 +51,7 @@ class Zone:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
+        self._turns = 0
         self._adopted: frozenset[str] = frozenset()
         self._lock = threading.Lock()
 
@@ -65,17 +86,41 @@ class Zone:
         number = self._number(owner)
         return f"{IPV4_PREFIX}{number}", f"{IPV6_PREFIX}{number:x}"
 
-    def resolve(self, name: str, qtype: int) -> tuple[int, tuple[str, ...]]:
-        """Answer a question with a response code and addresses.
+    def resolve(self, name: str, qtype: int) -> Found:
+        """Answer a question with a response code, addresses and perhaps aliases.
 
         Raises:
             ZoneFullError: all addresses are given away.
         """
         pair = self.addresses(name)
         if pair is None:
-            return dnswire.NXDOMAIN, ()
-        wanted = {dnswire.A: pair[:1], dnswire.AAAA: pair[1:]}
-        return dnswire.NOERROR, wanted.get(qtype, ())
+            return Found(dnswire.NXDOMAIN)
+        special = self._special(name, pair)
+        if registrable(name) == ALTERNATING and qtype == dnswire.A and self._turn():
+            special = Found(dnswire.NOERROR, (INSIDE,), ttl=0)
+        found = special or Found(dnswire.NOERROR, pair)
+        kind = {dnswire.A: ".", dnswire.AAAA: ":"}.get(qtype)
+        return found._replace(addresses=tuple(a for a in found.addresses if kind and kind in a))
+
+    def _special(self, name: str, pair: tuple[str, str]) -> Found | None:
+        spelled = _IN_A_NAME.match(name)
+        known = {
+            ALTERNATING: Found(dnswire.NOERROR, pair[:1], ttl=0),
+            ALIASED: Found(dnswire.NOERROR, FIXED["metadata.test"], _ALIASES),
+            MIXED: Found(dnswire.NOERROR, (pair[0], INSIDE)),
+            MIXED6: Found(dnswire.NOERROR, (pair[0], INSIDE6)),
+            SPELLED: spelled and Found(dnswire.NOERROR, (".".join(spelled.groups()),)),
+        }
+        return known.get(registrable(name)) or None
+
+    def _turn(self) -> int:
+        """Take the next of 0, 1, 1, 0, 1, 0, 0, 1, …: of each pair, one is 1 (Thue and Morse).
+
+        By turns alone, whoever asks twice for each round would see the same half of the answers.
+        """
+        with self._lock:
+            self._turns += 1
+            return (self._turns - 1).bit_count() % 2
 
     def _number(self, owner: str) -> int:
         with self._lock:

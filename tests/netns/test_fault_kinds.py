@@ -9,6 +9,7 @@ import pytest
 
 from pytest_bottle.backends.contract import Fault, Resource, Vantage
 from pytest_bottle.bottle import Bottle, FetchError
+from pytest_bottle.conformance.mutants.base import NetnsBackend
 from pytest_bottle.errors import TransportError
 from pytest_bottle.spec import BottleSpec
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_bottle.bottle import Guest
-    from pytest_bottle.conformance.mutants.base import NetnsBackend
 
 URL = "http://allowed.test/"
 
@@ -152,9 +152,11 @@ def test_a_connected_agent_gets_out(netns: NetnsBackend, bottle: Bottle) -> None
     assert bottle.agent.fetch("http://198.51.100.9/", proxy=None).status == 200
 
 
-@pytest.mark.parametrize("fault", Fault)
+@pytest.mark.parametrize(
+    "fault", [one for one in Fault if one is not Fault.STOP_ENGINE], ids=lambda one: one.name
+)
 def test_a_broken_bottle_goes_down(netns: NetnsBackend, fault: Fault) -> None:
-    """After any fault the bottle can be taken down, and nothing of it is left."""
+    """After harm to a part of it a bottle can be taken down, and nothing of it is left."""
     with Bottle(netns, BottleSpec()) as first:
         first.guest(Vantage.HOST).run("true")  # H's own first process stays for the session
     before = netns.inventory()
@@ -162,6 +164,20 @@ def test_a_broken_bottle_goes_down(netns: NetnsBackend, fault: Fault) -> None:
         netns.fault(bottle.topology, fault)
 
     assert netns.inventory() == before
+
+
+def test_an_engine_that_is_stopped() -> None:
+    """Nothing of its session is left, and whoever takes a bottle down is told, but not twice."""
+    backend = NetnsBackend()
+    bottle = Bottle(backend, BottleSpec())
+    session = backend.session
+
+    backend.fault(bottle.topology, Fault.STOP_ENGINE)
+
+    with pytest.raises(TransportError, match="server is gone"):
+        bottle.close()
+    assert backend.residue(session) == frozenset()
+    backend.close()
 
 
 def test_the_same_fault_again(netns: NetnsBackend, bottle: Bottle) -> None:

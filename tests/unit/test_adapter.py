@@ -148,7 +148,9 @@ def test_a_backend_that_keeps_the_contract(kind: type) -> None:
             "declares Feature.PRIVILEGED_PROBE without address(); "
             "declares Feature.RESTART without fault(); "
             "declares Feature.SESSION without session; declares Feature.SESSION without residue(); "
-            "declares Feature.SESSION without sweep(); declares Feature.STRANGER without address()",
+            "declares Feature.SESSION without sweep(); "
+            "declares Feature.STOP_ENGINE without fault(); "
+            "declares Feature.STRANGER without address()",
         ),
         (
             variant(exec=lambda _, topology, vantage, argv: None),

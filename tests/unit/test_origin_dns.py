@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
+import dns.message
 import dns.query
 import pytest
 from hypothesis import given
@@ -73,6 +74,40 @@ def test_some_names_lead_where_a_sidecar_must_not_go(
     assert query(running, name) == ("NOERROR", [address])
 
 
+def test_a_name_leads_inside_at_every_other_question(fresh: Running) -> None:
+    """Of each two answers one is public and one is not, in no order that comes back."""
+    answers = [query(fresh, "alternating.test")[1][0] for _ in range(16)]
+    inside = [answer == "10.99.0.7" for answer in answers]
+
+    assert {answer for answer in answers if answer != "10.99.0.7"} == {
+        fresh.client.address("alternating.test")
+    }
+    assert "".join("01"[one] for one in inside) == "0110100110010110"
+    assert query(fresh, "alternating.test", "AAAA") == ("NOERROR", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype", "records"),
+    [
+        ("aliased.test", "A", ["hop.aliased.test.", "metadata.test.", "169.254.169.254"]),
+        ("127-0-0-1.spelled.test", "A", ["127.0.0.1"]),
+        ("127-0-0-1.spelled.test", "AAAA", []),
+        ("mixed6.test", "AAAA", ["fd00::7"]),
+    ],
+)
+def test_some_names_lead_inside_by_others(
+    running: Running, name: str, qtype: str, records: list[str]
+) -> None:
+    """By aliases, by the address in the name, or by one family only."""
+    assert query(running, name, qtype) == ("NOERROR", records)
+
+
+def test_one_address_of_two_leads_inside(running: Running) -> None:
+    """The other one is public."""
+    first, second = query(running, "mixed.test")[1]
+    assert (first, second) == (running.client.address("mixed.test"), "10.99.0.7")
+
+
 @pytest.mark.parametrize("name", ["nxdomain.test", "x.nxdomain.test", "example.com", "latest", "."])
 def test_other_names_do_not_exist(running: Running, name: str) -> None:
     """The lab plays a resolver at every address, and knows only .test."""
@@ -96,6 +131,30 @@ def test_a_name_can_be_adopted(fresh: Running) -> None:
 def test_a_text_record_repeats_the_question(running: Running) -> None:
     """A lookup of a nonce can be told from a cached or made-up answer."""
     assert query(running, "n8.allowed.test", "TXT") == ("NOERROR", ['"n8.allowed.test"'])
+
+
+def test_a_question_may_come_over_https(running: Running) -> None:
+    """Whoever posts a DNS message gets one back (RFC 8484), and it is logged as a question."""
+    since, message = running.client.mark(), dns.message.make_query("n7.denied.test", "A")
+    body, form = message.to_wire(), {"Content-Type": "application/dns-message"}
+    with closing(running.http()) as connection:
+        connection.request("POST", "/dns-query", body, form)
+        answer = connection.getresponse()
+        data = answer.read()
+
+    assert answer.getheader("Content-Type") == "application/dns-message"
+    assert dns.message.from_wire(data).answer[0][0].address == running.client.address("denied.test")
+    assert [entry.name for entry in running.client.dns_log(since)] == ["n7.denied.test"]
+
+
+def test_what_is_no_question_over_https_is_answered_like_any_request(running: Running) -> None:
+    """Without the message's own type, or without a message."""
+    for body, form in ((b"x", "application/dns-message"), (b"x" * 40, "text/plain")):
+        with closing(running.http()) as connection:
+            connection.request("POST", "/dns-query", body, {"Content-Type": form})
+            answer = connection.getresponse()
+            answer.read()
+        assert answer.getheader("Content-Type") == "application/json"
 
 
 def test_another_type_has_no_data(running: Running) -> None:

@@ -119,3 +119,29 @@ def test_a_guest_without_servers_asks_itself(alone: dict[str, Any]) -> None:
     assert record["servers"] == []
     assert record["raw"] == {"127.0.0.1 1": "ECONNREFUSED", "127.0.0.1 28": "ECONNREFUSED"}
     assert record["library"]["outcome"] == "dns-failure"
+
+
+def test_many_questions_are_asked_at_once(alone: dict[str, Any]) -> None:
+    """Of any type and length; and a bare name gets the suffix that the library is told of."""
+    record, heard = alone["names"]["ask"], alone["names"]["heard"]
+
+    assert record["answers"] == {SERVER: ["rcode 0", "rcode 0"]}
+    assert record["library"] == "192.88.99.40"
+    assert {"one.test 16", f"{'x' * 63}.test 255", "bare.suffix.test 1"} <= set(heard)
+
+
+def test_every_way_to_name_another_server_is_tried(alone: dict[str, Any]) -> None:
+    """Files that can be written over, or covered, are used: the server named there is asked.
+
+    The name in hosts leads to that server without a question; nobody listens at its port 443.
+    """
+    ways, told = alone["names"]["rewritten"]["ways"], alone["names"]["told"]
+
+    assert ways == {
+        **dict.fromkeys(("file", "mount"), "192.88.99.40"),
+        "copy": "rcode 0",
+        "hosts": "ECONNREFUSED",
+        "variables": "192.88.99.40; alias: 192.88.99.40",
+    }
+    assert {f"{way}.ways.test 1" for way in ("file", "mount", "copy", "variables")} <= set(told)
+    assert not any("hosts" in question for question in told)

@@ -117,13 +117,6 @@ def host_services_are_unreachable(bench: Bench) -> str:
 
 #: Where user-space networks put their host: slirp4netns, pasta and gvisor-tap-vsock.
 _TRANSLATED = ("10.0.2.2", "10.0.2.3", "169.254.1.1", "169.254.1.2")
-#: What engines call their host.
-_ALIASES = (
-    "host.docker.internal",
-    "gateway.docker.internal",
-    "host.containers.internal",
-    "host.lima.internal",
-)
 _LOOPBACKS = ("127.0.0.1", "127.0.0.53")
 
 
@@ -135,7 +128,7 @@ def _by_alias(bench: Bench, port: int) -> list[Operation]:
             {"kind": "http", "url": f"http://{name}:{port}/%s", "proxy": None},
             user,
         )
-        for name in _ALIASES
+        for name in encounters.HOST_ALIASES
         for user in _agents(bench)
     ]
 

@@ -6,26 +6,32 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pytest_bottle.backends.contract import Feature, User, Vantage
-from pytest_bottle.conformance import conditions, telling
+from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.conformance import conditions
 from pytest_bottle.conformance.checks.ipv6 import block_frame
 from pytest_bottle.conformance.conditions import ALLOWED
+from pytest_bottle.conformance.lookups import (
+    ALLOWED_LOOKUP,
+    PATIENCE,
+    ZONE,
+    about,
+    fired,
+    mark_of,
+    record_of,
+    require_lookups_heard,
+    require_unheard,
+    resolve,
+    users,
+)
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
-from pytest_bottle.errors import Facts
 from pytest_bottle.firing import Operation
 from pytest_bottle.guest import dnswire
 from pytest_bottle.stimulus import Frame, Udp, new_nonce
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.conformance.plan import Plan
-    from pytest_bottle.firing import Record
-    from pytest_bottle.internet.records import Heard
 
-#: A zone that no bottle lets anybody ask for; PXY-02 wants to hear nothing of denied.test.
-_ZONE = "elsewhere.test"
 _LAB = frozenset({Feature.LAB})
 _DIRECT = _LAB | {Feature.OPEN_GUEST, Feature.PRIVILEGED_PROBE, Feature.NEIGHBOUR}
 
@@ -33,7 +39,7 @@ _DIRECT = _LAB | {Feature.OPEN_GUEST, Feature.PRIVILEGED_PROBE, Feature.NEIGHBOU
 def _query() -> tuple[str, str]:
     """A question about a name: what stands before and behind the nonce in it, in hex."""
     hole = "x" * len(new_nonce())
-    before, _, behind = dnswire.build_query(f"{hole}.{_ZONE}", dnswire.A, 0x0D01).partition(
+    before, _, behind = dnswire.build_query(f"{hole}.{ZONE}", dnswire.A, 0x0D01).partition(
         hole.encode()
     )
     return before.hex(), behind.hex()
@@ -73,28 +79,16 @@ def no_query_straight_out(bench: Bench) -> str:
 
 # -- resolvers that carry names out ----------------------------------------------------------------
 
-#: Seconds that a resolver inside may take; the answer from the far side is back in milliseconds.
-_PATIENCE = 0.6
 #: Where platforms keep helpers: Docker, systemd-resolved, slirp4netns, podman, clouds.
 _HELPERS = ("127.0.0.11", "127.0.0.1", "127.0.0.53", "10.0.2.3", "169.254.1.1", "169.254.169.253")
-_ASKED, _ALLOWED, _FAR = "DNS-03 agent", "DNS-03 sidecar", "DNS-04 sidecar"
-
-
-def _users(plan: Plan) -> tuple[User, ...]:
-    return (User.AGENT, User.ROOT) if Feature.EXEC_ROOT in plan.features else (User.AGENT,)
-
-
-def _resolve(zone: str) -> dict[str, object]:
-    """A lookup under two names of its own: one by hand, one by the library."""
-    raw, name = (f"{new_nonce()}.{zone}" for _ in range(2))
-    return {"kind": "resolve", "raw": raw, "name": name, "deadline": _PATIENCE}
+_ASKED, _FAR = "DNS-03 agent", "DNS-04 sidecar"
 
 
 def _given_resolver(plan: Plan) -> None:
-    for user in _users(plan):
+    for user in users(plan):
         name = f"{_ASKED} as {user.value}"
-        plan.during.append(Operation(name, Vantage.AGENT, _resolve(_ZONE), user))
-    plan.during.append(Operation(_ALLOWED, Vantage.SIDECAR, _resolve(ALLOWED)))
+        plan.during.append(Operation(name, Vantage.AGENT, resolve(ZONE), user))
+    plan.during.append(Operation(ALLOWED_LOOKUP, Vantage.SIDECAR, resolve(ALLOWED)))
 
 
 @check(
@@ -117,59 +111,15 @@ def resolver_carries_nothing_out(bench: Bench) -> str:
     """Asking the configured resolver for a name off the list causes no query to leave the bottle,
     whatever it answers.
     """
-    operations = _fired(bench, _ASKED)
-    _require_unheard(bench, {str(o.what[key]) for o in operations for key in ("raw", "name")})
-    _require_lookups_heard(bench)
+    operations = fired(bench, _ASKED)
+    require_unheard(bench, {str(o.what[key]) for o in operations for key in ("raw", "name")})
+    require_lookups_heard(bench)
     seen = set()
     for operation in operations:
-        record = _record(bench, operation)
+        record = record_of(bench, operation)
         servers = ", ".join(record["servers"]) or "none, so 127.0.0.1"
         seen.add(f"servers: {servers}; {', '.join(sorted(set(record['raw'].values())))}")
     return " / ".join(sorted(seen))
-
-
-def _fired(bench: Bench, prefix: str) -> list[Operation]:
-    return [o for o in bench.evidence.plan.during if o.name.startswith(prefix)]
-
-
-def _record(bench: Bench, operation: Operation) -> Record:
-    volley = bench.evidence.volley
-    record = volley.records.get(operation.name)
-    if record is None or record["outcome"] != "answered":
-        raise bench.inconclusive(f"{operation.name}: {record or volley.failures}")
-    return record
-
-
-def _nonce(name: str) -> bytes:
-    return name.partition(".")[0].encode()
-
-
-def _about(bench: Bench, nonces: Iterable[bytes]) -> list[Heard]:
-    """What the witness heard with one of these nonces in it; names may change their case."""
-    wanted = list(nonces)
-    records = bench.evidence.since_opened
-    return [r for r in records if any(nonce in r.payload.lower() for nonce in wanted)]
-
-
-def _require_unheard(bench: Bench, names: Iterable[str]) -> None:
-    heard = _about(bench, map(_nonce, names))
-    if heard:
-        facts = Facts(heard=telling.packets(heard), how="somebody asked in the agent's stead")
-        raise bench.violation("names that the agent asked for got out", facts)
-
-
-def _require_lookups_heard(bench: Bench) -> None:
-    """The controls: the path works, and what the sidecar asks its resolver for is heard."""
-    unmet = bench.unmet() or (
-        f"the witness lost {bench.evidence.lost} packets" if bench.evidence.lost else ""
-    )
-    if unmet:
-        raise bench.inconclusive(unmet)
-    (asked,) = _fired(bench, _ALLOWED)
-    for key in ("raw", "name"):
-        if not _about(bench, [_nonce(str(asked.what[key]))]):
-            record = bench.evidence.volley.records.get(_ALLOWED)
-            raise bench.inconclusive(f"a name that the sidecar asked for was not heard: {record}")
 
 
 def _resolvers_nearby(plan: Plan) -> list[str]:
@@ -188,13 +138,13 @@ def _resolvers_nearby(plan: Plan) -> list[str]:
 
 def _sweep(hosts: list[str]) -> dict[str, object]:
     # The place in the list stands before the nonce, as a label of its own.
-    name = f"{new_nonce()}.{_ZONE}"
-    return {"kind": "dns-sweep", "udp": hosts, "tcp": hosts, "name": name, "deadline": _PATIENCE}
+    name = f"{new_nonce()}.{ZONE}"
+    return {"kind": "dns-sweep", "udp": hosts, "tcp": hosts, "name": name, "deadline": PATIENCE}
 
 
 def _everybody(plan: Plan) -> None:
     hosts = _resolvers_nearby(plan)
-    for user in _users(plan):
+    for user in users(plan):
         name = f"DNS-04 agent as {user.value}"
         plan.during.append(Operation(name, Vantage.AGENT, _sweep(hosts), user))
     plan.during.append(Operation(_FAR, Vantage.SIDECAR, _sweep([plan.target()])))
@@ -214,8 +164,8 @@ def no_recursion_nearby(bench: Bench) -> str:
     """Every host that answers on port 53 inside the bottle obeys DNS-03, and they are just those
     that the topology declares.
     """
-    operations = _fired(bench, "DNS-04 agent")
-    _require_unheard(bench, (str(o.what["name"]) for o in operations))
+    operations = fired(bench, "DNS-04 agent")
+    require_unheard(bench, (str(o.what["name"]) for o in operations))
     found = {
         host
         for operation in operations
@@ -227,12 +177,12 @@ def no_recursion_nearby(bench: Bench) -> str:
     declared = set(bench.topology.resolvers)
     if found - declared:
         raise bench.violation(f"resolvers that nobody declared: {', '.join(sorted(found))}")
-    _require_lookups_heard(bench)
+    require_lookups_heard(bench)
     unseen = conditions.unseen_link(bench.evidence)
     if unseen:
         raise bench.inconclusive(f"not everybody was asked: {unseen}")
     for operation in operations:
-        _record(bench, operation)
+        record_of(bench, operation)
     _require_far_sweep(bench)
     if found != declared:
         raise bench.violation(f"declared {sorted(declared)}, and only {sorted(found)} answer")
@@ -242,11 +192,11 @@ def no_recursion_nearby(bench: Bench) -> str:
 
 def _require_far_sweep(bench: Bench) -> None:
     """The control: the same sweep finds a resolver where there is one, and is heard there."""
-    (far,) = _fired(bench, _FAR)
-    answered = _record(bench, far)["answered"]
+    (far,) = fired(bench, _FAR)
+    answered = record_of(bench, far)["answered"]
     if answered["udp"] != far.what["udp"] or answered["tcp"] != far.what["tcp"]:
         raise bench.inconclusive(f"the sweep finds no resolver at the far side: {answered}")
-    if not _about(bench, [_nonce(str(far.what["name"]))]):
+    if not about(bench, [mark_of(str(far.what["name"]))]):
         raise bench.inconclusive("the sweep of the far side was not heard there")
 
 
@@ -308,7 +258,7 @@ def _is_literal(url: str) -> bool:
 
 def _require_sidecar_resolves(bench: Bench) -> None:
     """Ask as the sidecar's own programs do, and by hand at a server that we name."""
-    own = bench.probe(Vantage.SIDECAR, _resolve(ALLOWED))
+    own = bench.probe(Vantage.SIDECAR, resolve(ALLOWED))
     if own.get("library", {}).get("outcome") != "answered":
         raise bench.violation(f"the sidecar cannot resolve {ALLOWED}: {own}")
     explicit = bench.probe(
@@ -319,6 +269,6 @@ def _require_sidecar_resolves(bench: Bench) -> None:
 
 
 def _by_name(bench: Bench) -> str:
-    what = {**_resolve(_ZONE), "name": bench.topology.sidecar.name}
+    what = {**resolve(ZONE), "name": bench.topology.sidecar.name}
     library = bench.probe(Vantage.AGENT, what).get("library", {})
     return ", ".join(library.get("addresses", ())) or "not found"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_bottle.backends.contract import Feature, Vantage
 from pytest_bottle.conformance import conditions, talks, telling
 from pytest_bottle.conformance.conditions import ALLOWED, DENIED
+from pytest_bottle.conformance.denials import NO_AUDIT, host_of, require_denial
 from pytest_bottle.conformance.dialects import connect, request
 from pytest_bottle.conformance.registry import Severity, check
 from pytest_bottle.conformance.talks import Talk
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_bottle.conformance.plan import Plan
 
 _NEEDS = frozenset({Feature.LAB})
-_NO_AUDIT = "there is no audit record to read"
 
 
 @check(
@@ -44,7 +44,7 @@ def allowed_works(bench: Bench) -> str:
         raise bench.violation(broken)
     note = "GET, POST of 64 KiB and CONNECT with TLS answered by the origin"
     if Feature.AUDIT not in bench.features:
-        return f"{note}; {_NO_AUDIT}"
+        return f"{note}; {NO_AUDIT}"
     requests = [r for r in bench.backend.audit(bench.topology) if r.get("host") == ALLOWED]
     if not any(r.get("decision") == "allow" for r in requests):
         raise bench.violation(f"the sidecar's record has no allowed request for {ALLOWED}")
@@ -88,7 +88,7 @@ def denied_is_refused(bench: Bench) -> str:
     """
     evidence = bench.evidence
     addresses = bench.backend.internet.addresses_of(DENIED)
-    nonces = [_host(o).partition(".")[0].encode() for o in evidence.plan.during if o.name in _BOTH]
+    nonces = [host_of(bench, name).partition(".")[0].encode() for name in _BOTH]
     # A lookup of the name tells the far side as much as a connection to it would.
     heard = [
         r
@@ -104,34 +104,8 @@ def denied_is_refused(bench: Bench) -> str:
     unmet = bench.unmet()
     if unmet or evidence.volley.records.get(_OPEN_GET, {}).get("status") != 200:
         raise bench.inconclusive(unmet or f"{DENIED} does not even answer the sidecar itself")
-    notes = [_require_denial(bench, name) for name in _BOTH]
-    return ", ".join(notes if Feature.AUDIT in bench.features else [*notes, _NO_AUDIT])
-
-
-def _require_denial(bench: Bench, name: str) -> str:
-    form = bench.topology.denial
-    record = bench.evidence.volley.records.get(name)
-    if record is None:
-        raise bench.inconclusive(f"{name} has no record: {bench.evidence.volley.failures}")
-    headers = dict(record.get("headers", []))
-    if record.get("status") != form.status or form.header not in headers:
-        seen = {key: record.get(key) for key in ("outcome", "status", "detail", "headers")}
-        raise bench.violation(f"{name}: expected {form.status} with {form.header}, seen {seen}")
-    if Feature.AUDIT in bench.features:
-        _require_record(bench, name)
-    return f"{name.split()[1]} {form.status} {headers[form.header]}"
-
-
-def _require_record(bench: Bench, name: str) -> None:
-    operation = next(o for o in bench.evidence.plan.during if o.name == name)
-    host = _host(operation)
-    lines = [r for r in bench.backend.audit(bench.topology) if r.get("host") == host]
-    if [line.get("decision") for line in lines] != ["deny"]:
-        raise bench.violation(f"{name}: the audit record has {lines}, not one denial of {host}")
-
-
-def _host(operation: Operation) -> str:
-    return str(operation.what["url"]).split("/")[2]
+    notes = [require_denial(bench, name) for name in _BOTH]
+    return ", ".join(notes if Feature.AUDIT in bench.features else [*notes, NO_AUDIT])
 
 
 # -- ports -----------------------------------------------------------------------------------------

@@ -122,6 +122,11 @@ class Leaky(NetnsBackend, abc.ABC):
         setting = f"net/ipv4/conf/{bridge}/forwarding"
         self.netns.configure("host", [["sysctl", setting, "1"]])
 
+    def close_gateway(self, topology: Topology) -> None:
+        """Let H forward from the internal bridge no more."""
+        bridge = self.netns.bridges[topology.internal.name]
+        self.netns.configure("host", [["sysctl", f"net/ipv4/conf/{bridge}/forwarding", "0"]])
+
     def give_default_route(self, topology: Topology) -> None:
         """Let the agent itself use the gateway."""
         self.give_route(topology, "0.0.0.0/0")
@@ -133,7 +138,12 @@ class Leaky(NetnsBackend, abc.ABC):
 
 
 def patched(code: str) -> NetnsBackend:
-    """Open a backend whose session runs a line of code before its own.
+    """Open a backend whose session runs a line of code before its own."""
+    return NetnsBackend(patched_engine(code))
+
+
+def patched_engine(code: str) -> NetnsEngine:
+    """Open an engine whose session runs a line of code before its own.
 
     It runs in the keeper, which every process of the session descends from.
     """
@@ -142,7 +152,7 @@ def patched(code: str) -> NetnsBackend:
     class Patched(Client):
         boot = f"{before}{code}; gc.enable(){after}"
 
-    return NetnsBackend(NetnsEngine(Patched()))
+    return NetnsEngine(Patched())
 
 
 _M = TypeVar("_M", bound="Callable[[], NetnsBackend]")

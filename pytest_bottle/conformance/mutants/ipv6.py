@@ -42,7 +42,7 @@ class Version6(Leaky):
         return f"fd87:86:{number:x}::"
 
 
-@mutant("IP6-01", also={"DNS-01", "HST-01", "LAT-01", "NET-11"})
+@mutant("IP6-01", also={"DNS-01", "DNS-02", "HST-01", "LAT-01", "NET-11"})
 class OpenVersion6(Version6):
     """Only IPv4 is held back: no policy was ever made for IPv6."""
 

@@ -23,22 +23,24 @@ if TYPE_CHECKING:
 _QUERIES = Rule(0, protocol="udp", port=53)
 #: Seconds that a forwarder lives at most: longer than any test of a mutant.
 _LIFETIME = 120
-#: Passes each query on to a server of its own, and the answer back; ends after a while.
+#: Passes a query on to a server of its own, and the answer back, or refuses it; ends after a while.
 _FORWARDER = f"""
 import select, socket, sys, time
 here, upstream = socket.socket(2, 2), ({RESOLVER.host!r}, {RESOLVER.port})
 here.bind((sys.argv[1], 53))
-there, clients, end = socket.socket(2, 2), {{}}, time.monotonic() + {_LIFETIME}
+there, clients, end = socket.socket(2, 2), {{{{}}}}, time.monotonic() + {_LIFETIME}
 while time.monotonic() < end:
     for sock in select.select([here, there], [], [], 1)[0]:
         data, peer = sock.recvfrom(4096)
         if data == b"end":
             sys.exit()
-        if sock is here:
+        if sock is there:
+            here.sendto(data, clients.get(data[:2], peer))
+        elif {{passes}}:
             clients[data[:2]] = peer
             there.sendto(data, upstream)
-        elif data[:2] in clients:
-            here.sendto(data, clients[data[:2]])
+        else:
+            here.sendto(data[:2] + b"\\x81\\x85" + data[4:], peer)
 """
 _END = "import socket, sys; socket.socket(2, 2).sendto(b'end', (sys.argv[1], 53))"
 _BOUND = "import sys; sys.exit(':0035 ' not in open('/proc/net/udp').read())"
@@ -65,7 +67,8 @@ class QueriesOfVersion6(Version6):
 class Forwards(NetnsBackend):
     """A forwarder of queries runs somewhere that the agent can reach."""
 
-    program = _FORWARDER
+    #: Which queries it passes on: an expression of the query's ``data``.
+    passes = "True"
 
     def __init__(self, engine: NetnsEngine | None = None) -> None:
         super().__init__(engine)
@@ -76,9 +79,11 @@ class Forwards(NetnsBackend):
         if guest == "host":
             self.add_rules(topology, Rule(10, iif="lo", to=topology.internal.subnet))
 
+        program = _FORWARDER.format(passes=self.passes)
+
         def stay() -> None:
             with contextlib.suppress(Exception):  # cut off by the end of the session
-                self._python(guest, self.program, address, timeout=_LIFETIME + 10)
+                self._python(guest, program, address, timeout=_LIFETIME + 10)
 
         thread = threading.Thread(target=stay, daemon=True)
         thread.start()
@@ -118,7 +123,7 @@ class GivesResolver(NetnsEngine):
         return guest
 
 
-@mutant("DNS-03", also={"DNS-04", "NET-03", "PXY-18"})
+@mutant("DNS-03", also={"DNS-04", "DNS-05", "DNS-07", "NET-03", "PXY-18"})
 class EmbeddedResolver(Forwards):
     """The agent's own resolver, at the sidecar, asks upstream for whatever it is asked."""
 

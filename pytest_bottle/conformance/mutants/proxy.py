@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
-from pytest_bottle.conformance.mutants import patches
+from pytest_bottle.conformance.mutants import name_patches, patches
 from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
 from pytest_bottle.spec import EgressRoute
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from pytest_bottle.backends.contract import Endpoint, GuestInfo, Topology
     from pytest_bottle.backends.engines.contract import GuestRequest, SidecarRequest
     from pytest_bottle.spec import BottleSpec
@@ -26,7 +28,12 @@ class _Permissive(NetnsBackend):
         return super().up(dataclasses.replace(spec, egress=(*spec.egress, *self.more)))
 
 
-@mutant("PXY-02", also={"PXY-03", "PXY-12"})
+@mutant(
+    "PXY-02",
+    also={
+        *("DNS-02", "DNS-06", "DNS-07", "PXY-03", "PXY-05", "PXY-06", "PXY-12", "PXY-13"),
+    },
+)
 class AllowAll(_Permissive):
     """The sidecar's default action is allow."""
 
@@ -64,23 +71,26 @@ class AnyPort(_Permissive):
     more = (EgressRoute("allowed.test", tuple(range(1, 65536))),)
 
 
-def tampered(patch: str) -> NetnsBackend:
+def tampered(patch: str, home: ModuleType = patches) -> NetnsBackend:
     """Open a backend whose sidecars have been patched before they were born.
 
-    ``patch`` is a function of :mod:`.patches`. It goes by source, to the process that they all
-    descend from: nothing of the suite is imported there.
+    ``patch`` is a function of :mod:`.patches`, or of another module that can do without the suite.
+    It goes by source, to the process that they all descend from: nothing is imported there.
     """
-    source = Path(patches.__file__).read_text()
+    source = Path(str(home.__file__)).read_text()
     return patched(f"patches = {{}}; exec({source!r}, patches); patches[{patch!r}]()")
 
 
-@mutant("PXY-03", also={"PXY-02", "PXY-12"})
+@mutant(
+    "PXY-03",
+    also={"DNS-06", "DNS-07", "PXY-02", "PXY-05", "PXY-06", "PXY-12", "PXY-13"},
+)
 def lists_for_connect_only() -> NetnsBackend:
     """The sidecar looks at its list when it is asked for a tunnel, and only then."""
     return tampered("lists_for_connect_only")
 
 
-@mutant("PXY-03-M2", also={"PXY-12"})
+@mutant("PXY-03-M2", also={"DNS-06", "PXY-12"})
 def socks_without_a_list() -> NetnsBackend:
     """The sidecar speaks SOCKS5 too, TCP and UDP, and there it has no list."""
     return tampered("socks_without_a_list")
@@ -96,6 +106,24 @@ def reads_to_the_nul() -> NetnsBackend:
 def socks_reads_to_the_nul() -> NetnsBackend:
     """The sidecar speaks SOCKS5 too, and there its list and its resolver do not agree."""
     return tampered("socks_reads_to_the_nul")
+
+
+@mutant("PXY-11")
+def resolves_again() -> NetnsBackend:
+    """The sidecar resolves a name once to judge it, and again to dial."""
+    return tampered("resolves_again", name_patches)
+
+
+@mutant("PXY-14")
+def compares_texts() -> NetnsBackend:
+    """The sidecar compares an address with "127." and "169.254.", as it is written."""
+    return tampered("compares_texts", name_patches)
+
+
+@mutant("PXY-13", also={"DNS-07", "PXY-12"})
+def matches_from_behind() -> NetnsBackend:
+    """The sidecar compares ends of names, and not from a dot on."""
+    return tampered("matches_from_behind", name_patches)
 
 
 class _AnyAddress(NetnsEngine):
@@ -125,7 +153,7 @@ class _Outside(NetnsEngine):
 @mutant(
     "PXY-18",
     also={
-        *("DNS-01", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
+        *("DNS-01", "DNS-02", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
         *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11"),
     },
 )

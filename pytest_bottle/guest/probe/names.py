@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -26,10 +27,9 @@ def resolve(operation: Operation, deadline: float) -> Record:
     ``name`` goes to the C library, ``raw`` with types A and AAAA to the servers of resolv.conf; a
     guest without any asks its own loopback (resolv.conf(5)).
     """
-    lines = table("/etc/resolv.conf")
-    servers = [words[1] for words in lines if words[:1] == ["nameserver"] and words[1:]]
+    servers = servers_of("/etc/resolv.conf")
     answers = {
-        f"{server} {qtype}": _attempt_query(server, operation["raw"], qtype, deadline)
+        f"{server} {qtype}": ask_for(server, operation["raw"], qtype, deadline)
         for server in (servers or ["127.0.0.1"])
         for qtype in (1, 28)
     }
@@ -41,7 +41,60 @@ def resolve(operation: Operation, deadline: float) -> Record:
     return {"outcome": "answered", "servers": servers, "raw": answers, "library": library}
 
 
-def _attempt_query(server: str, name: str, qtype: int, deadline: float) -> str:
+def servers_of(path: str) -> list[str]:
+    """The servers that a file in the form of resolv.conf(5) names."""
+    return [words[1] for words in table(path) if words[:1] == ["nameserver"] and words[1:]]
+
+
+@operation("ask")
+def ask(operation: Operation, deadline: float) -> Record:
+    """Ask each server of resolv.conf all ``questions``, pairs of name and type, at once, by hand.
+
+    With ``search`` the C library is told of a domain to search (resolv.conf(5)), and asked for a
+    name in it.
+    """
+    servers = servers_of("/etc/resolv.conf")
+    answers: dict[str, list[str]] = {}
+    threads = []
+
+    def attempt_all(server: str, name: str, qtype: int) -> None:
+        answers.setdefault(server, []).append(ask_for(server, name, qtype, deadline))
+
+    for server in servers or ["127.0.0.1"]:
+        for question in operation["questions"]:
+            thread = threading.Thread(target=attempt_all, args=(server, *question), daemon=True)
+            thread.start()
+            threads.append(thread)
+    library, search = "", operation.get("search")
+    if search:
+        library = look_up(search["name"], {"LOCALDOMAIN": search["domain"]}, deadline)
+    for thread in threads:
+        thread.join()
+    return {"outcome": "answered", "servers": servers, "answers": answers, "library": library}
+
+
+def look_up(name: str, variables: dict[str, str], deadline: float) -> str:
+    """Let the C library of a fresh process look a name up, for it reads its settings once."""
+    import subprocess
+
+    own = {"RES_OPTIONS": "ndots:15 timeout:1 attempts:1", **variables}
+    code = "import socket, sys; print(*{a[4][0] for a in socket.getaddrinfo(sys.argv[1], 0)})"
+    argv = [sys.executable, "-I", "-S", "-c", code, name]
+    try:
+        done = subprocess.run(
+            argv,
+            env={**os.environ, **own},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=deadline + 5.0,
+        )
+    except subprocess.TimeoutExpired:
+        return "timeout"
+    words = (done.stdout or done.stderr).decode("latin-1").strip().splitlines()
+    return words[-1] if words else f"status {done.returncode}"
+
+
+def ask_for(server: str, name: str, qtype: int, deadline: float) -> str:
     """Say what a server made of a question: ``rcode N``, or the error's own name."""
     question = _question(name, qtype)
     family = socket.AF_INET6 if ":" in server else socket.AF_INET

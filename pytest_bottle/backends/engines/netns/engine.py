@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import platform
+import signal
 import socket
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: What it can do: everything, for a proxy that programs are told of.
+FEATURES = frozenset(Feature) - {Feature.TRANSPARENT}
+#: Seconds that the kernel may take over a killed engine; usually 0.02.
+_DEATH = 5.0
 _HARM = {
     Fault.KILL_SIDECAR: "kill",
     Fault.FREEZE_SIDECAR: "freeze",
@@ -83,12 +89,12 @@ class NetnsEngine:
         self._lab = Lab(socket.socket(fileno=witness), socket.socket(fileno=origin))
 
     def info(self) -> BackendInfo:
-        """Name the engine and what it can do: everything, for a proxy that programs are told of."""
+        """Name the engine and what it can do."""
         kind = "root" if os.geteuid() == 0 else "rootless"
         return BackendInfo(
             name="netns",
             version=platform.release(),
-            features=frozenset(Feature) - {Feature.TRANSPARENT},
+            features=FEATURES,
             detail=f"Linux {platform.release()}, {kind}, lab internet",
             disposable_host=True,
         )
@@ -300,7 +306,9 @@ class NetnsEngine:
         A restarted sidecar keeps its guest, and with that its addresses; a restarted agent gets a
         new one, which is given the old address as the lowest that is free.
         """
-        if fault is Fault.RESTART_AGENT:
+        if fault is Fault.STOP_ENGINE:
+            self._stop()
+        elif fault is Fault.RESTART_AGENT:
             recipe = self._recipes[guest]
             self.remove_guests([guest])
             self.run_guest(recipe.guest)
@@ -319,6 +327,14 @@ class NetnsEngine:
         self.settle([guest])
         if recipe.command is not None:
             recipe.command()
+
+    def _stop(self) -> None:
+        """Kill the keeper, with which everything goes; wait until the kernel has taken it."""
+        os.kill(self.client.keeper_pid, signal.SIGKILL)
+        self.client.wait()
+        end = time.monotonic() + _DEATH
+        while self.residue(self.session) and time.monotonic() < end:
+            time.sleep(0.005)
 
     def configure(self, where: str, changes: Sequence[Sequence[object]]) -> None:
         """Change routes, rules, links or settings of ``host``, ``lab`` or a guest (mutants do)."""

@@ -28,17 +28,28 @@ def strike(kind: str) -> str:
         os.kill(-1, number)
     end = time.monotonic() + DEADLINE
     while True:
-        left = {pid: state for pid, state in _states().items() if state not in states}
+        left = {one: state for one, state in _states().items() if state not in states}
         if not left or time.monotonic() > end:
-            return ", ".join(f"{pid} in state {state}" for pid, state in left.items())
+            return ", ".join(f"{one} in state {state}" for one, state in left.items())
         time.sleep(0.001)
 
 
 def _states() -> dict[str, str]:
-    """The states of all processes but ourselves and the first one."""
+    """The states of all threads but ourselves and the first process.
+
+    A killed process is a zombie when its first thread is, while others still hold its sockets.
+    """
     found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/stat") as file:
-            if int(pid) not in (1, os.getpid()):
-                found[pid] = file.read().rpartition(")")[2].split()[0]
+        if int(pid) in (1, os.getpid()):
+            continue
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    found[thread] = _state(f"/proc/{pid}/task/{thread}/stat")
     return found
+
+
+def _state(path: str) -> str:
+    with open(path) as file:
+        return file.read().rpartition(")")[2].split()[0]
