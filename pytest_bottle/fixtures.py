@@ -202,7 +202,7 @@ def bench_for(
     request: pytest.FixtureRequest, settings: Settings, kept_lines: list[str]
 ) -> Iterator[Bench]:
     """Set up the conformance suite's own bottle on a backend of its own."""
-    from pytest_bottle import rerunning
+    from pytest_bottle import rerunning, suite
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.planning import known_checks
 
@@ -220,8 +220,10 @@ def bench_for(
         )
         lifetime.add(bench)
         try:
+            suite.hold(config, bench)
             yield bench
         finally:
+            suite.release(config)
             try:
                 bench.finish()
             finally:

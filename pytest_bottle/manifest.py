@@ -6,15 +6,16 @@ text nor number here until it is quoted; a key that stands twice is an error, an
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import yaml
 
-from pytest_bottle.reading import Ignored, Odd, Problem, Report, refusal
+from pytest_bottle.reading import Ignored, Odd, Problem, Report, TooMuchError, Word, refusal
 from pytest_bottle.spec import PLAIN
 from pytest_bottle.words import lay_over
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pytest_bottle.errors import ConfigurationError
     from pytest_bottle.reading import Path
     from pytest_bottle.spec import BottleSpec
+
+T = TypeVar("T")
 
 _LARGEST = 256 << 10
 _TAG = "tag:yaml.org,2002:"
@@ -51,18 +54,45 @@ def load(path: str | os.PathLike[str]) -> Manifest:
     Raises:
         ConfigurationError: with everything that is wrong with it, each with its line and its path.
     """
+
+    def read(root: Word) -> tuple[BottleSpec, list[Ignored]]:
+        return lay_over(root.value, PLAIN, root.report), root.report.ignored
+
+    source, document, (spec, ignored) = _read(path, read, lenient=True)
+    told = tuple(_say(one, source, document) for one in ignored)
+    return Manifest(os.path.abspath(path), spec, told)
+
+
+def load_other(path: str | os.PathLike[str], read: Callable[[Word], T]) -> T:
+    """Read a file that is no ``bottle.yaml``, with the same care.
+
+    Args:
+        path: of the file.
+        read: makes what it stands for of its root; problems are told to the report.
+
+    Raises:
+        ConfigurationError: with everything that is wrong with it, each with its line and its path.
+    """
+    return _read(path, read)[2]
+
+
+def _read(
+    path: str | os.PathLike[str], read: Callable[[Word], T], *, lenient: bool = False
+) -> tuple[str, _Document, T]:
     full = os.path.abspath(path)
     source = _shorten(full)
     text = _text(full, source)
     node = _compose(text, source)
     document = _Document(node)
-    report = Report(os.path.dirname(full), lenient=True)
-    spec = lay_over(document.value, PLAIN, report)
+    report = Report(os.path.dirname(full), lenient=lenient)
+    made: list[T] = []
+    with contextlib.suppress(TooMuchError):  # the report knows
+        made.append(read(Word(document.value, (), report)))
     found = [*document.problems, *report.problems]
     problems = [one._replace(line=one.line or document.line(one.path)) for one in found]
     if problems:
         raise refusal(sorted(problems, key=lambda one: one.line), source)
-    return Manifest(full, spec, tuple(_say(one, source, document) for one in report.ignored))
+    return source, document, made[0]
 
 
 def _say(one: Ignored, source: str, document: _Document) -> str:

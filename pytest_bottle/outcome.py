@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bottle import suite
+from pytest_bottle.conformance import profiles
 from pytest_bottle.errors import BottleError, Inconclusive, NotSupported, Violation
 
 if TYPE_CHECKING:
@@ -24,18 +26,15 @@ def put_on(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[N
         "bottle_check"
     )
     error = call.excinfo.value if call.excinfo else None
-    if isinstance(error, Inconclusive):
-        _refuse_excuse(report, item)
-    if isinstance(error, NotSupported) and check:
-        report.outcome = "skipped"
-        report.longrepr = (__file__, 0, str(error))
-    elif isinstance(error, BottleError) and report.failed:
+    _refuse_excuse(report, item, check, error)
+    if isinstance(error, BottleError) and report.failed:
         report.longrepr = _told_before(item, error) or _shown(item, call)
     verdict = _verdict(report, check, error)
-    if verdict:
-        report.bottle = _facts(item, check, verdict)  # type: ignore[attr-defined]
-    if isinstance(error, NotSupported) and check:
-        report.bottle["note"] = error.seen
+    if verdict and check is None:
+        item.user_properties.append(("bottle_verdict", verdict))
+        report.bottle = {"verdict": verdict}  # type: ignore[attr-defined]
+    elif verdict and check:
+        _put_facts_on(report, item, check, verdict, error)
 
 
 def _told_before(item: pytest.Item, error: BottleError) -> str:
@@ -48,9 +47,58 @@ def _told_before(item: pytest.Item, error: BottleError) -> str:
     return "" if first is item else f"{known.what}\n  the error is told in full at {first.nodeid}"
 
 
-def _refuse_excuse(report: pytest.TestReport, item: pytest.Item) -> None:
-    """Let no xfail excuse an inconclusive outcome, unless it names it: it may hide a pass."""
-    if hasattr(report, "wasxfail") and not any(map(_names_it, item.iter_markers("xfail"))):
+def _put_facts_on(
+    report: pytest.TestReport,
+    item: pytest.Item,
+    check: Check,
+    verdict: str,
+    error: BaseException | None,
+) -> None:
+    facts: dict[str, Any] = {"id": check.id, **suite.testimony(item, check)}
+    facts["message"] = _message(report, error)
+    facts["note"] = error.seen if isinstance(error, NotSupported) else _note(item)
+    facts["waiver"] = waiver = suite.waiver_of(item.config, check)
+    if waiver and verdict == "passed":
+        report.outcome = "failed"
+        report.longrepr = f"{check.id} passed, and {waiver['text']} is still there: remove it"
+    if waiver and verdict == "violated":
+        verdict = "waived"
+        facts["note"] = f"{waiver['reason']} (until {waiver['expires']}, {waiver['issue']})"
+    if verdict in ("not supported", "waived") or _is_recorded(check, error):
+        report.outcome = "skipped"
+        report.longrepr = (__file__, 0, str(error))
+    facts["verdict"] = verdict
+    report.bottle = facts  # type: ignore[attr-defined]
+    item.user_properties += (("bottle_verdict", verdict), ("bottle_check", check.id))
+
+
+def _is_recorded(check: Check, error: BaseException | None) -> bool:
+    """Tell whether an outcome is only written down: of a quirk or a preview, it fails nobody."""
+    return not profiles.gates(check) and isinstance(error, Violation | Inconclusive)
+
+
+def _note(item: pytest.Item) -> str:
+    return str(dict(item.user_properties).get("bottle_note", ""))
+
+
+def _message(report: pytest.TestReport, error: BaseException | None) -> str:
+    """Say in full what an outcome that is no pass was; of a skip, its reason."""
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    return "" if error is None else f"{type(error).__name__}: {error}"
+
+
+def _refuse_excuse(
+    report: pytest.TestReport,
+    item: pytest.Item,
+    check: Check | None,
+    error: BaseException | None,
+) -> None:
+    """Let no xfail excuse a check: waivers do. Nor an inconclusive test, unless it names that."""
+    if not hasattr(report, "wasxfail") or not isinstance(error, Inconclusive | Violation):
+        return
+    named = isinstance(error, Violation) or any(map(_names_it, item.iter_markers("xfail")))
+    if check or not named:
         report.outcome = "failed"
         del report.wasxfail
 
@@ -76,20 +124,6 @@ def _verdict(
         return "violated"
     # Whatever else happened to a check, nothing was found out about the property.
     return "inconclusive" if report.failed else "not run"
-
-
-def _facts(item: pytest.Item, check: Check | None, verdict: str) -> dict[str, str]:
-    item.user_properties.append(("bottle_verdict", verdict))
-    if check is None:
-        return {"verdict": verdict}
-    item.user_properties.append(("bottle_check", check.id))
-    return {
-        "verdict": verdict,
-        "id": check.id,
-        "title": check.title,
-        "level": check.level.value,
-        "note": str(dict(item.user_properties).get("bottle_note", "")),
-    }
 
 
 def _shown(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:

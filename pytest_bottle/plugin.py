@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _OPTIONS = (
     ("backend", "NAME", "what brings bottles up (default: the best of this machine)"),
     ("config", "PATH", "what a bottle is (default: bottle.yaml in the rootdir, if there is one)"),
+    ("gate", "", "let the run be red unless every planned check has a good verdict"),
     ("internet", "KIND", "what the egress network leads to: lab (the default)"),
     ("keep", "WHEN", "let bottles outlive the run: never (the default), on-failure, always"),
     ("mutant", "ID", "weaken the backend on purpose, to see the check of that ID fail"),
@@ -41,15 +43,25 @@ _OPTIONS = (
         "NAME",
         "what is checked: core@1, strict@1, transparent@1, all (the default)",
     ),
+    ("report", "PATH", "write the record of a gated run: a .json, or several after commas"),
+    ("require", "RESULT", "what a gated run must reach: partial (the default), conformant"),
     ("scope", "SCOPE", "a bottle's life: function (the default), class, module, session"),
     ("thorough", "", "let checks take the catalogue's durations and repeats, not quick ones"),
     ("timeout", "SECONDS", "for each step of a bottle's way up: 0.1 to 3600 (default: 30)"),
+    ("waivers", "PATH", "excused violations (default: bottle-waivers.yaml in the rootdir)"),
 )
 #: The types of ini values that TOML can say better than by a string.
-_INI_TYPES: dict[str, Literal["bool", "float"]] = {"thorough": "bool", "timeout": "float"}
+_INI_TYPES: dict[str, Literal["bool", "float"]] = {
+    "gate": "bool",
+    "thorough": "bool",
+    "timeout": "float",
+}
+#: Files that are found without being named.
+_DISCOVERED = {"config": "bottle.yaml", "waivers": "bottle-waivers.yaml"}
 _CHOICES: pytest.StashKey[dict[str, Choice]] = pytest.StashKey()
 _KEPT: pytest.StashKey[list[str]] = pytest.StashKey()
 _BEGAN: pytest.StashKey[int] = pytest.StashKey()
+_RECEIVED: pytest.StashKey[list[Any]] = pytest.StashKey()
 
 
 #: The fixtures that a ``unittest.TestCase`` can have as attributes.
@@ -125,11 +137,30 @@ def pytest_configure(config: pytest.Config) -> None:
         "words of bottle.yaml.",
     )
     config.stash[_KEPT] = []
+    _listen(config)
     config.stash[_CHOICES] = choices = _choices(config)
     if choices or config.hook.pytest_bottle_backends.get_hookimpls():
         from pytest_bottle import settings
 
         settings.hold(config, choices)
+        if settings.of(config).gate:
+            from pytest_bottle import gate
+
+            gate.watch(config)
+
+
+def _listen(config: pytest.Config) -> None:
+    """Keep the reports with facts of ours, and those that tell of a crash, wherever items run."""
+    received: list[Any] = []
+    config.stash[_RECEIVED] = received
+
+    def pytest_runtest_logreport(report: Any) -> None:
+        if "id" in getattr(report, "bottle", ()) or report.when == "???":
+            received.append(report)
+
+    listener = types.ModuleType("bottle_listener")
+    listener.pytest_runtest_logreport = pytest_runtest_logreport  # type: ignore[attr-defined]
+    config.pluginmanager.register(listener, "bottle-listener")
 
 
 def _choices(config: pytest.Config) -> dict[str, Choice]:
@@ -146,10 +177,11 @@ def _choices(config: pytest.Config) -> dict[str, Choice]:
             from pytest_bottle.settings import Choice
 
             found[name] = Choice(*chosen[0])
-    if "config" not in found and os.path.lexists(config.rootpath / "bottle.yaml"):
-        from pytest_bottle.settings import DISCOVERED, Choice
+    for name, file in _DISCOVERED.items():
+        if name not in found and os.path.lexists(config.rootpath / file):
+            from pytest_bottle.settings import DISCOVERED, Choice
 
-        found["config"] = Choice("bottle.yaml", DISCOVERED)
+            found[name] = Choice(file, DISCOVERED)
     return found
 
 
@@ -417,12 +449,14 @@ def _is_error_of_ours(call: pytest.CallInfo[None]) -> bool:
 def pytest_report_teststatus(
     report: pytest.TestReport | pytest.CollectReport,
 ) -> tuple[str, str, tuple[str, Mapping[str, bool]]] | None:
-    """Give an inconclusive outcome a category of its own; underneath it stays a failure."""
+    """Give our verdicts categories of their own; underneath inconclusive stays a failure."""
     verdict = getattr(report, "bottle", {}).get("verdict")
-    if verdict == "inconclusive":
+    if verdict == "inconclusive" and report.outcome != "skipped":
         return "inconclusive", "?", ("INCONCLUSIVE", {"yellow": True})
-    if verdict == "not supported":
-        return "not supported", "n", ("NOT SUPPORTED", {"yellow": True})
+    if verdict in ("not supported", "waived"):
+        return verdict, verdict[0], (verdict.upper(), {"yellow": True})
+    if verdict in ("violated", "inconclusive") and report.outcome == "skipped":
+        return "recorded", "r", ("RECORDED", {"yellow": True})
     return None
 
 
@@ -435,11 +469,10 @@ def pytest_terminal_summary(
     if config.get_verbosity() < 0 or config.getoption("no_header", default=False):
         for line in _ignored(config) if config.stash[_CHOICES] else ():
             terminalreporter.write_line(line)
-    if reports and not config.getoption("no_summary", default=False):
+    if reports or _is_gated(config):
         from pytest_bottle import terminal
 
-        extent = "thorough" if _settings(config).thorough else "quick"
-        terminal.summarise(terminalreporter, config, reports, extent)
+        terminal.summarise(terminalreporter, config, reports)
     _print_kept(config)
 
 
@@ -462,11 +495,20 @@ def _print_kept(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell the controller what this worker keeps."""
-    output = getattr(session.config, "workeroutput", None)
+    """Tell the controller what this worker keeps; or settle what the whole run comes to."""
+    config = session.config
+    output = getattr(config, "workeroutput", None)
     if output is not None:
-        worker = session.config.workerinput["workerid"]  # type: ignore[attr-defined]
-        output["bottle_kept"] = [f"[{worker}] {line}" for line in session.config.stash[_KEPT]]
+        worker = config.workerinput["workerid"]  # type: ignore[attr-defined]
+        output["bottle_kept"] = [f"[{worker}] {line}" for line in config.stash[_KEPT]]
+    elif config.stash[_RECEIVED] or _is_gated(config):
+        from pytest_bottle import gate
+
+        gate.settle(session, config.stash[_RECEIVED])
+
+
+def _is_gated(config: pytest.Config) -> bool:
+    return bool(config.stash[_CHOICES]) and _settings(config).gate
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -193,8 +193,8 @@ class Word:
     def choice(self, *known: str) -> str:
         """Read one of a few texts."""
         if not isinstance(self.value, str) or self.value not in known:
-            near = _near(str(self.value), known) if isinstance(self.value, str) else ""
-            self.refuse(f"this is not known{near}", f"one of: {', '.join(known)}")
+            close = near(str(self.value), known) if isinstance(self.value, str) else ""
+            self.refuse(f"this is not known{close}", f"one of: {', '.join(known)}")
             return known[0]
         return self.value
 
@@ -253,18 +253,19 @@ def show(value: object) -> str:
 def unknown(value: object, known: Iterable[str]) -> str:
     """Say that a value is not known, which one may be meant, and which ones are known."""
     known = tuple(known)
-    near = _near(str(value), known)
-    return f"{value!r} is not known{near} (known: {', '.join(known)})"
+    close = near(str(value), known)
+    return f"{value!r} is not known{close} (known: {', '.join(known)})"
 
 
 def unknown_word(key: str, known: Collection[str]) -> tuple[str, str]:
     """Say that there is no such word, and which there are."""
-    return f"there is no such word{_near(key, known)}", f"one of: {', '.join(known)}"
+    return f"there is no such word{near(key, known)}", f"one of: {', '.join(known)}"
 
 
-def _near(value: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(value[:80], tuple(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def near(value: str, known: Iterable[str]) -> str:
+    """Ask whether the nearest known one was meant; empty if none is near."""
+    close = difflib.get_close_matches(value[:80], tuple(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _plain(value: bool | float) -> str:

@@ -16,10 +16,11 @@ from pytest_bottle.reading import unknown
 from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     from pytest_bottle.backends.contract import Backend
     from pytest_bottle.manifest import Manifest
+    from pytest_bottle.waivers import Waiver
 
     BackendFactory = Callable[[], Backend]
 
@@ -31,13 +32,19 @@ DISCOVERED = "found in the rootdir"
 #: What holds in a session; whoever chose nothing gets it when somebody first asks.
 _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_WORDS = {
+_WORDS: Mapping[str, Collection[str]] = {
     "internet": ("lab",),
+    "gate": (*_TRUE, *_FALSE),
     "keep": ("never", "on-failure", "always"),
-    "profile": (*PROFILES,),
+    "require": ("partial", "conformant"),
+    "profile": PROFILES,
     "scope": SCOPES,
     "thorough": (*_TRUE, *_FALSE),
 }
+
+
+#: Settings whose text is their value.
+_AS_THEY_ARE = frozenset({"backend", "internet", "keep", "mutant", "profile", "require", "scope"})
 
 
 class Choice(NamedTuple):
@@ -56,6 +63,10 @@ class Settings:
         mutant: the check whose mutant stands in for the backend; empty for none.
         profile: the name of what the conformance suite is to check.
         thorough: whether checks take the catalogue's durations and numbers of repeats.
+        gate: whether a planned check without a good verdict makes the run red.
+        require: the result that a gated run must reach, or better.
+        reports: the files that the run's record is written to.
+        waivers: the violations that are excused.
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
@@ -70,11 +81,20 @@ class Settings:
     profile: str = DEFAULT
     scope: str = "function"
     thorough: bool = False
+    gate: bool = False
+    require: str = "partial"
+    reports: tuple[str, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
     spec: BottleSpec = PLAIN
     ignored: tuple[str, ...] = ()
     offered: Mapping[str, BackendFactory] = field(default_factory=dict)
     config: str = ""
     choices: Mapping[str, Choice] = field(default_factory=dict)
+
+    @property
+    def backend_name(self) -> str:
+        """The name of what is judged, as on the command line; a mutant is of the netns backend."""
+        return "netns" if self.mutant else self.backend or selection.detect()
 
     def open_backend(self) -> Backend:
         """Open the chosen backend, or the best one of this machine."""
@@ -97,7 +117,9 @@ def of(config: pytest.Config) -> Settings:
 
 def hold(config: pytest.Config, choices: Mapping[str, Choice]) -> None:
     """Check what was chosen, and let it hold in this session."""
-    config.stash[_SETTINGS] = read(choices, config)
+    settings = config.stash[_SETTINGS] = read(choices, config)
+    if "waivers" in choices:
+        config.stash[_SETTINGS] = replace(settings, waivers=_waivers(choices["waivers"], config))
 
 
 def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
@@ -116,9 +138,14 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     if "mutant" in choices:
         _check_mutant(choices["mutant"], choices.get("backend"))
     values: dict[str, Any] = {
-        name: choice.text for name, choice in choices.items() if name not in ("config", "timeout")
+        name: choice.text for name, choice in choices.items() if name in _AS_THEY_ARE
     }
-    values["thorough"] = values.get("thorough") in _TRUE
+    for flag in ("gate", "thorough"):
+        values[flag] = flag in choices and choices[flag].text in _TRUE
+    if "report" in choices:
+        values["reports"] = _report_paths(choices["report"], config)
+    # Who wants a record, or a result, wants to know that nothing is missing in it.
+    values["gate"] |= "report" in choices or "require" in choices
     if "config" in choices:
         read = _described(choices["config"], config)
         values |= {"spec": read.spec, "ignored": read.ignored, "config": read.path}
@@ -142,7 +169,7 @@ def _usage_error(name: str, choice: Choice, message: str) -> pytest.UsageError:
     return pytest.UsageError(f"{option}{source}: {message}")
 
 
-def _check_word(name: str, choice: Choice, known: Iterable[str]) -> None:
+def _check_word(name: str, choice: Choice, known: Collection[str]) -> None:
     if choice.text not in known:
         raise _usage_error(name, choice, unknown(choice.text, known))
 
@@ -165,9 +192,40 @@ def _described(choice: Choice, config: pytest.Config) -> Manifest:
     try:
         return manifest.load(os.path.join(_folder(choice, config), choice.text))
     except ConfigurationError as error:
-        option = "" if choice.source == DISCOVERED else f"--bottle-config (from {choice.source}): "
-        option = option.replace(" (from --bottle-config)", "")
-        raise pytest.UsageError(*(option + line for line in error.lines)) from None
+        raise _file_error("config", choice, error) from None
+
+
+def _waivers(choice: Choice, config: pytest.Config) -> tuple[Waiver, ...]:
+    from pytest_bottle import waivers
+    from pytest_bottle.planning import known_checks
+
+    held = of(config)
+    try:
+        return waivers.load(
+            os.path.join(_folder(choice, config), choice.text),
+            checks=[check.id for check in known_checks(config)],
+            backends=(*selection.BUILT_IN, *held.offered),
+        )
+    except ConfigurationError as error:
+        raise _file_error("waivers", choice, error) from None
+
+
+def _file_error(name: str, choice: Choice, error: ConfigurationError) -> pytest.UsageError:
+    option = "" if choice.source == DISCOVERED else f"--bottle-{name} (from {choice.source}): "
+    option = option.replace(f" (from --bottle-{name})", "")
+    return pytest.UsageError(*(option + line for line in error.lines))
+
+
+def _report_paths(choice: Choice, config: pytest.Config) -> tuple[str, ...]:
+    from pytest_bottle.reports import FORMATS
+
+    names = [name.strip() for name in choice.text.split(",")]
+    for name in names:
+        kind = os.path.splitext(name)[1]
+        if kind not in FORMATS:
+            message = f"the format of {name!r}, by its end: {unknown(kind, FORMATS)}"
+            raise _usage_error("report", choice, message)
+    return tuple(os.path.join(_folder(choice, config), name) for name in names)
 
 
 def _folder(choice: Choice, config: pytest.Config) -> str:

@@ -1,41 +1,48 @@
-"""What the end of a run says: inconclusive tests, and the verdict of every check."""
+"""What the end of a run says: inconclusive tests, the verdict of every check, and the result."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_bottle import settings
+from pytest_bottle.conformance import profiles
+from pytest_bottle.gate import ASSESSMENT
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     import pytest
 
-    from pytest_bottle.conformance.registry import Check
+    from pytest_bottle.assessment import Assessment, Row
 
-#: The six verdicts, the best first: of two reports of a check the worse one counts.
-_VERDICTS = ("passed", "waived", "not supported", "not run", "inconclusive", "violated")
-_PRINTED = ("passed", "violated", "inconclusive", "not supported", "not run", "waived")
-_COLOURS = {"passed": "green", "violated": "red"}
+_COLOURS = {"passed": "green", "violated": "red", "conformant": "green", "failed": "red"}
+_INDENT = " " * 22
 
 
 def summarise(
-    terminal: pytest.TerminalReporter,
-    config: pytest.Config,
-    reports: Sequence[Any],
-    extent: str,
+    terminal: pytest.TerminalReporter, config: pytest.Config, reports: Sequence[Any]
 ) -> None:
-    """Print our sections, those that have something to say about reports with facts of ours.
-
-    ``extent`` says how long and how often checks tried: quick, or thorough.
-    """
-    _print_inconclusive(terminal, config, reports)
-    verdicts = _worst(one.bottle for one in reports if "id" in one.bottle)
-    _print_verdicts(terminal, config, verdicts, extent)
+    """Print our sections, those that have something to say about reports with facts of ours."""
+    quiet = config.getoption("no_summary", default=False)
+    if not quiet:
+        _print_inconclusive(terminal, config, reports)
+    assessment = config.stash.get(ASSESSMENT, None)
+    if assessment is None:
+        return
+    if not quiet:
+        _print_verdicts(terminal, config, assessment)
+    if not quiet or settings.of(config).gate:
+        _print_result(terminal, config, assessment)
 
 
 def _print_inconclusive(
     terminal: pytest.TerminalReporter, config: pytest.Config, reports: Sequence[Any]
 ) -> None:
-    inconclusive = [one for one in reports if one.bottle["verdict"] == "inconclusive"]
+    inconclusive = [
+        one
+        for one in reports
+        if one.bottle["verdict"] == "inconclusive" and one.outcome != "skipped"
+    ]
     if not inconclusive or config.getoption("tbstyle", "auto") == "no":
         return
     terminal.section("INCONCLUSIVE", yellow=True)
@@ -49,39 +56,57 @@ def _print_inconclusive(
                 terminal.line(content.rstrip("\n"))
 
 
-def _worst(facts: Iterable[dict[str, str]]) -> dict[str, dict[str, str]]:
-    worst: dict[str, dict[str, str]] = {}
-    for one in facts:
-        before = worst.setdefault(one["id"], one)
-        if _VERDICTS.index(one["verdict"]) > _VERDICTS.index(before["verdict"]):
-            worst[one["id"]] = one
-    return worst
-
-
 def _print_verdicts(
-    terminal: pytest.TerminalReporter,
-    config: pytest.Config,
-    verdicts: dict[str, dict[str, str]],
-    extent: str,
+    terminal: pytest.TerminalReporter, config: pytest.Config, assessment: Assessment
 ) -> None:
-    if not verdicts:
-        return
-    terminal.section(f"bottle verdicts ({extent})")
-    for _, facts in sorted(verdicts.items()):
-        verdict = facts["verdict"]
-        terminal.write(f"{verdict.upper():<14}", **{_COLOURS.get(verdict, "yellow"): True})
-        terminal.line(f"{facts['id']:<7} {facts['title']}")
-        if facts["note"]:
-            terminal.line(f"{'':<14}        {facts['note']}", light=True)
-    counts = dict.fromkeys(_PRINTED, 0)
-    for facts in verdicts.values():
-        counts[facts["verdict"]] += 1
-    counts["not run"] += len(_without_verdict(config, verdicts))
+    held = settings.of(config)
+    terminal.section(f"bottle verdicts ({'thorough' if held.thorough else 'quick'})")
+    for row in assessment.rows:
+        if row.facts or held.gate:  # who chose a few checks need not read of all the others
+            _print_row(terminal, row)
+    for line in assessment.foreign:
+        terminal.line(f"around the checks, and not the suite's: {line}", yellow=True)
+    counts = assessment.counts
     terminal.line(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
-def _without_verdict(config: pytest.Config, verdicts: dict[str, dict[str, str]]) -> list[Check]:
-    """Find the checks that were left out: a run without them is no conformance."""
-    from pytest_bottle.planning import planned_checks
+def _print_row(terminal: pytest.TerminalReporter, row: Row) -> None:
+    terminal.write(f"{row.verdict.upper():<14}", **{_COLOURS.get(row.verdict, "yellow"): True})
+    kind = "" if row.gating else f" ({_kind(row)}: recorded, does not count)"
+    terminal.line(f"{row.check.id:<7} {row.check.title}{kind}")
+    recorded = row.facts.get("message", "") if row.verdict in _RECORDED and not row.gating else ""
+    for text in (row.facts.get("note", ""), row.reason, recorded):
+        for line in text.splitlines():
+            terminal.line(_INDENT + line, light=True)
 
-    return [check for check in planned_checks(config) if check.id not in verdicts]
+
+_RECORDED = ("violated", "inconclusive")
+
+
+def _kind(row: Row) -> str:
+    return "preview" if profiles.is_preview(row.check) else "quirk"
+
+
+def _print_result(
+    terminal: pytest.TerminalReporter, config: pytest.Config, assessment: Assessment
+) -> None:
+    for flaw in assessment.flaws:
+        terminal.line(f"bottle: {flaw.text}", red=True)
+    result, gated = assessment.result, settings.of(config).gate
+    missing = assessment.counts["not run"]
+    if missing and not gated:
+        text = f"no result, for {missing} of {len(assessment.rows)} checks were not run"
+        terminal.line(f"profile {assessment.profile}: {text}")
+        return
+    terminal.write(f"profile {assessment.profile}: ")
+    terminal.line(f"{result}{_why(assessment)}", **{_COLOURS.get(result, "yellow"): True})
+
+
+def _why(assessment: Assessment) -> str:
+    """Say what keeps a result from being the best one."""
+    counts = dict.fromkeys(assessment.counts, 0)
+    for row in assessment.rows:
+        counts[row.verdict] += row.gating
+    told = [f"{n} {verdict}" for verdict, n in counts.items() if n and verdict != "passed"]
+    told += [f"{len(assessment.flaws)} more, as told above"] if assessment.flaws else []
+    return f" ({', '.join(told)})" if told else ""

@@ -50,6 +50,11 @@ _WHILE_SILENT = {
 }
 
 
+def is_leak(finding: Finding) -> bool:
+    """Tell whether something got out."""
+    return finding in (Finding.LEAKED, Finding.LEAKED_ONE_WAY)
+
+
 def judge(outcome: str | None, *, echo: bool, heard: bool, controls: bool) -> Finding:
     """Say what became of one stimulus.
 
@@ -76,7 +81,7 @@ def combine(findings: Iterable[Finding]) -> Verdict:
     could be sent and was blocked. No finding at all is no pass either.
     """
     found = set(findings)
-    if found & {Finding.LEAKED, Finding.LEAKED_ONE_WAY}:
+    if any(map(is_leak, found)):
         return Verdict.VIOLATED
     if Finding.INCONCLUSIVE in found:
         return Verdict.INCONCLUSIVE

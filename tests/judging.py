@@ -7,32 +7,44 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.registry import all_checks
-from pytest_bottle.errors import Inconclusive, NotSupported, Violation
+from pytest_bottle.errors import BottleError, NotSupported, Violation
 from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Backend
+    from pytest_bottle.conformance.registry import Check
 
 
 def judge(backend: Backend, also: str = "") -> dict[str, Verdict]:
     """Run the checks of the common bench, and one that stands apart, on a backend and end it."""
-    verdicts = {}
+    return judge_and_name_claimants(backend, also)[0]
+
+
+def judge_and_name_claimants(
+    backend: Backend, also: str = ""
+) -> tuple[dict[str, Verdict], set[str]]:
+    """Do what :func:`judge` does, and name the checks that claimed something in the survey."""
+    checks = [check for check in all_checks() if not check.apart or check.id == also]
     try:
         bench = Bench(backend)
-        for check in [check for check in all_checks() if not check.apart or check.id == also]:
-            try:
-                bench.run(check)
-                verdicts[check.id] = Verdict.PASSED
-            except Violation:
-                verdicts[check.id] = Verdict.VIOLATED
-            except Inconclusive:
-                verdicts[check.id] = Verdict.INCONCLUSIVE
-            except NotSupported:
-                verdicts[check.id] = Verdict.NOT_SUPPORTED
+        verdicts = {check.id: _verdict(bench, check) for check in checks}
+        claimants = {check.id for check in bench.claimants}
         bench.close()
     finally:
         backend.close()
-    return verdicts
+    return verdicts, claimants
+
+
+def _verdict(bench: Bench, check: Check) -> Verdict:
+    try:
+        bench.run(check)
+    except Violation:
+        return Verdict.VIOLATED
+    except NotSupported:
+        return Verdict.NOT_SUPPORTED
+    except BottleError:  # whatever else happened, nothing was found out
+        return Verdict.INCONCLUSIVE
+    return Verdict.PASSED
 
 
 def run_check(backend: Backend, identity: str) -> str:

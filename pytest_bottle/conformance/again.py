@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_bottle.conformance import conditions, survey
+from pytest_bottle.conformance import conditions, ruling, survey
 from pytest_bottle.conformance.registry import all_checks
 
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Backend, Topology
-    from pytest_bottle.conformance.survey import Judged
+    from pytest_bottle.conformance.ruling import Judged
 
 #: With the checks that fire what every block depends on: the probe works, the path is there.
 _CHECKS = ("CTL-02", "NET-01", "PXY-01")
@@ -20,8 +20,7 @@ def net_01(backend: Backend, topology: Topology) -> list[Judged]:
     checks = [check for check in all_checks() if check.id in _CHECKS]
     evidence = survey.conduct(backend, topology, checks)
     unmet = conditions.broken_probe(evidence) or conditions.broken_path(evidence)
-    claims = [claim for claim in evidence.plan.claims if claim.check == "NET-01"]
-    return [survey.judge_claim(evidence, claim, unmet) for claim in claims]
+    return ruling.judge_claims(evidence, "NET-01", unmet)
 
 
 def told(judged: list[Judged]) -> str:

@@ -5,40 +5,46 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections import Counter
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle import rerunning
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.conformance import conditions, rows, survey, telling
+from pytest_bottle.conformance import conditions, rows, ruling, survey, telling
 from pytest_bottle.conformance.ahead import Ahead
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import UNKNOWN, Facts, Inconclusive, NotSupported, Violation
 from pytest_bottle.firing import run_one
 from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
-from pytest_bottle.verdict import Verdict, combine
+from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Feature, Topology
-    from pytest_bottle.conformance.plan import Sweep
     from pytest_bottle.conformance.registry import Check
+    from pytest_bottle.conformance.ruling import Judged
     from pytest_bottle.conformance.runs import Reopening
-    from pytest_bottle.conformance.survey import Evidence, Judged
+    from pytest_bottle.conformance.survey import Evidence
     from pytest_bottle.firing import Record
     from pytest_bottle.spec import BottleSpec
 
 
 @dataclass(slots=True)
 class _Common:
-    """What all checks of a bench share, made when one of them first asks for it."""
+    """What all checks of a bench share, made when one of them first asks for it.
+
+    ``claims`` are those that a check had judged, and ``took`` the seconds that it ran, by its ID.
+    """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     sibling: Topology | None = None
     described: Topology | None = None
     evidence: Evidence | None = None
+    blind: dict[str, str] = field(default_factory=dict)
+    claims: dict[str, list[Judged]] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
 
 
 class Bench:
@@ -53,6 +59,7 @@ class Bench:
             backend's own name.
         checks: whose stimuli the survey fires; None for the package's own and the rows of ``spec``.
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
+        allow_host_faults: let checks change a host that is not made for the session.
         ahead: the checks that will be run; of these some may run ahead, beside each other.
         rerun: writes the command line that runs a check alone; None knows the backend's name only.
     """
@@ -65,6 +72,7 @@ class Bench:
         *,
         checks: Sequence[Check] | None = None,
         thorough: bool = False,
+        allow_host_faults: bool = False,
         ahead: Iterable[Check] = (),
         rerun: Callable[[str], str] | None = None,
     ) -> None:
@@ -72,6 +80,7 @@ class Bench:
         own = (*all_checks(), *rows.checks_of(spec.policy))
         self._checks = own if checks is None else checks
         self.thorough = thorough
+        self.allow_host_faults = allow_host_faults
         self._reopening = reopening
         self._rerun = rerun
         self._described = replace(spec.spare, command=())
@@ -161,12 +170,26 @@ class Bench:
             )
         mine = copy.copy(self)
         mine._check = check  # noqa: SLF001 - our own kind
+        began = time.monotonic()
         try:
-            return check.body(mine)
+            note = check.body(mine)
         except Inconclusive as error:  # of a helper that does not know the check
             if error.facts is UNKNOWN:
                 raise mine.inconclusive(f"{error.what}: {error.seen}") from error
             raise
+        finally:
+            self._common.took[check.id] = time.monotonic() - began
+        if self.surveyed and check in self.claimants and (why := self.blind(check)):
+            raise mine.inconclusive(why)
+        return note
+
+    def claims_of(self, check: Check) -> list[Judged]:
+        """The claims that a check has had judged; none for one that acts by itself."""
+        return self._common.claims.get(check.id, [])
+
+    def took(self, check: Check) -> float:
+        """How long a check ran, in seconds; others may have run at the same time."""
+        return self._common.took.get(check.id, 0.0)
 
     @property
     def evidence(self) -> Evidence:
@@ -197,9 +220,10 @@ class Bench:
     def judged(self, check: str) -> list[Judged]:
         """Judge every claim of a check."""
         unmet = self.unmet()
-        claims = [claim for claim in self.evidence.plan.claims if claim.check == check]
-        found = [survey.judge_claim(self.evidence, claim, unmet) for claim in claims]
-        return found + rows.judged(self.evidence, check, unmet)
+        found = ruling.judge_claims(self.evidence, check, unmet)
+        judged = found + rows.judged(self.evidence, check, unmet)
+        self._common.claims[check] = judged
+        return judged
 
     def unmet(self) -> str:
         """Name the condition of the whole survey that is not met; empty if all are."""
@@ -211,37 +235,34 @@ class Bench:
         Returns:
             the mechanisms.
         """
-        check = self.current
-        sweeps = [sweep for sweep in self.evidence.plan.sweeps if sweep.check == check.id]
-        # A sweep is looked at first: a port that is on no list is what it is there for.
-        for sweep in sweeps:
-            self._require_silence(sweep)
-        judged = self.judged(check.id)
-        verdict = combine(one.finding for one in judged)
+        check = self.current.id
+        swept = ruling.judge_sweeps(self.evidence, check, self.unmet())
+        verdict, seen, facts = ruling.rule(self.judged(check), swept)
         if verdict is Verdict.VIOLATED:
-            raise self.violation(*telling.leaks(judged))
+            raise self.violation(seen, facts)
         if verdict is not Verdict.PASSED:
-            raise self._unsure(judged)
-        for sweep in sweeps:
-            broken = survey.broken_sweep(self.evidence, sweep)
-            if broken:
-                raise self.inconclusive(broken)
-        swept = [f"{sweep.protocol} sweep: 65535 ports, none heard" for sweep in sweeps]
-        return ", ".join([telling.mechanisms(judged), *swept])
+            raise self.inconclusive(seen, facts)
+        return seen
 
-    def _unsure(self, judged: list[Judged]) -> Inconclusive:
-        reasons = Counter(one.why or one.finding.value for one in judged)
-        facts = Facts(
-            sent=telling.some([one.claim.shot.name for one in judged]),
-            how=telling.mechanisms(judged),
-        )
-        return self.inconclusive("; ".join(f"{why} ({n}x)" for why, n in reasons.items()), facts)
+    def blind(self, check: Check) -> str:
+        """Say how a check fails to see the leak of the open guest; empty if it sees it (CTL-05).
 
-    def _require_silence(self, sweep: Sweep) -> None:
-        ports = sorted(survey.swept_ports(self.evidence, sweep))
-        if ports:
-            records = survey.swept_records(self.evidence, sweep)
-            raise self.violation(*telling.swept(sweep, ports, records))
+        Its own body judges once more, on what the controls of its claims sent.
+        """
+        if check.id not in self._common.blind:
+            leaky = copy.copy(self)
+            leaky._check = check  # noqa: SLF001 - our own kind
+            evidence = ruling.mirrored(self.evidence)
+            leaky._common = replace(self._common, evidence=evidence, claims={})  # noqa: SLF001
+            self._common.blind[check.id] = _unseen(check, leaky)
+        return self._common.blind[check.id]
+
+    @property
+    def claimants(self) -> list[Check]:
+        """The checks that claim something in the survey."""
+        plan = self.evidence.plan
+        found = {claim.check for claim in plan.claims} | {sweep.check for sweep in plan.sweeps}
+        return [one for one in self._checks if one.id in found]
 
     @property
     def current(self) -> Check:
@@ -287,3 +308,13 @@ class Bench:
         info = self.backend.describe()
         mutant = f" (mutant {info.mutant})" if info.mutant else ""
         return f"backend {info.name}{mutant}, bottle {self.topology.id}"
+
+
+def _unseen(check: Check, leaky: Bench) -> str:
+    try:
+        check.body(leaky)
+    except Violation:
+        return ""
+    except Inconclusive as error:
+        return f"the open guest's leak could not be judged: {error.seen}"
+    return "its judge sees no leak in what the open guest got out"

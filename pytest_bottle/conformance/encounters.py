@@ -116,7 +116,7 @@ class Post:
         port: on which port.
         callers: who is meant to be heard, and the addresses they call.
         addresses: what it binds.
-        more: what else the listener is told, in place of its own: further ports, groups.
+        more: what else the listener is told, in place of its own: ports, groups, a deadline.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from pytest_bottle.conformance import telling
 from pytest_bottle.conformance.plan import Claim, describe
 from pytest_bottle.conformance.registry import Check, Level, Severity, Witness
 from pytest_bottle.conformance.rounds import Asked, arrivals
-from pytest_bottle.conformance.survey import Judged
+from pytest_bottle.conformance.ruling import Judged
 from pytest_bottle.errors import BottleError, Facts
 from pytest_bottle.firing import Operation, fire
 from pytest_bottle.stimulus import Icmp, Shot, Tcp, Udp, new_nonce, sendable

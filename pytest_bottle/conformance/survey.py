@@ -17,17 +17,15 @@ from typing import TYPE_CHECKING
 from pytest_bottle.backends.contract import Feature, Vantage
 from pytest_bottle.conformance import rounds
 from pytest_bottle.conformance.encounters import merge
-from pytest_bottle.conformance.inside import Inside, Visits, uncounted, visited
+from pytest_bottle.conformance.inside import Inside, Visits
 from pytest_bottle.conformance.plan import Plan
 from pytest_bottle.errors import TransportError
 from pytest_bottle.firing import Operation, Volley, fire, heard, run_one
-from pytest_bottle.verdict import Finding, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pytest_bottle.backends.contract import Backend, Topology
-    from pytest_bottle.conformance.plan import Claim, Sweep
     from pytest_bottle.conformance.registry import Check
     from pytest_bottle.internet.contract import Internet
     from pytest_bottle.internet.lab import Hearing, Mark
@@ -42,17 +40,6 @@ _GUESTS = {
     Vantage.OPEN: Feature.OPEN_GUEST,
     Vantage.NEIGHBOUR: Feature.NEIGHBOUR,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A claim and what became of it."""
-
-    claim: Claim
-    finding: Finding
-    outcome: str | None
-    heard: tuple[Heard, ...]
-    why: str
 
 
 @dataclass
@@ -193,92 +180,3 @@ def _operations(plan: Plan) -> list[Operation]:
     claims = [claim for claim in plan.claims if claim.ear is None]
     shots = dict.fromkeys(shot for claim in claims for shot in (claim.shot, claim.mirror))
     return [*map(Operation.of, shots), *plan.during]
-
-
-# -- judging ---------------------------------------------------------------------------------------
-
-
-def judge_claim(evidence: Evidence, claim: Claim, unmet: str) -> Judged:
-    """Judge one claim; ``unmet`` names a control of the whole survey that is red."""
-    volley = evidence.volley
-    shot, mirror = claim.shot, claim.mirror
-    found: tuple[Heard, ...] = ()
-    if claim.ear is None:
-        found = tuple(heard(shot, evidence.since_opened))
-        is_heard, deaf = bool(found), _deaf(evidence, claim)
-        control = reached(evidence, mirror)
-    else:
-        is_heard = visited(evidence.claimed, claim.ear, shot)
-        deaf = uncounted(evidence.claimed, claim.ear)
-        control = visited(evidence.controlled, claim.ear, mirror, strict=True)
-        control = control and (volley.echo(mirror.name) or volley.outcome(mirror.name) == "sent")
-    why = unmet or claim.unmet or deaf
-    if not why and not control:
-        why = f"its control did not arrive: {mirror.name}: {volley.records.get(mirror.name)}"
-    outcome = volley.outcome(shot.name)
-    if not why and outcome in (None, "tool-error"):
-        why = f"no usable record: {volley.records.get(shot.name) or volley.failures}"
-    echo = volley.echo(shot.name)
-    finding = judge(outcome, echo=echo, heard=is_heard, controls=not why)
-    return Judged(claim, finding, outcome, found, why)
-
-
-def reached(evidence: Evidence, shot: Shot) -> bool:
-    """Tell whether a control got through: answered or sent, and heard at the far end."""
-    outcome = evidence.volley.outcome(shot.name)
-    said = evidence.volley.echo(shot.name) or outcome in ("sent", "answered")
-    return said and bool(heard(shot, evidence.since_opened))
-
-
-def _deaf(evidence: Evidence, claim: Claim) -> str:
-    """Name what made the witness deaf to a claim's key; empty if nothing did."""
-    if evidence.lost:
-        return f"the witness lost {evidence.lost} packets"
-    key = claim.shot.stimulus.key
-    for beats, hearing, when in (
-        (evidence.before, evidence.window, "before"),
-        (evidence.after, evidence.tail, "after"),
-    ):
-        mine = [beat for beat in beats if beat.stimulus.key == key]
-        if not mine or evidence.unheard(mine, hearing):
-            return f"the witness did not hear the sidecar on {key.protocol}/{key.port} {when}"
-    return ""
-
-
-def swept_ports(evidence: Evidence, sweep: Sweep) -> set[int]:
-    """Tell the ports of a sweep at which the far side heard it; 0 stands for an unknown one."""
-    return _ports(evidence, sweep.operation, sweep.protocol)
-
-
-def broken_sweep(evidence: Evidence, sweep: Sweep) -> str:
-    """Say why the silence after a sweep is worth nothing; empty if it is worth something."""
-    volley, control = evidence.volley, sweep.control
-    record = volley.records.get(sweep.operation.name, {})
-    if record.get("count") != 65535:
-        return f"{sweep.operation.name} is not complete: {record or volley.failures}"
-    wanted = control.what["ports"]
-    if _ports(evidence, control, sweep.protocol) != set(wanted if isinstance(wanted, list) else ()):
-        return f"{control.name} was not heard: {volley.records.get(control.name)}"
-    if evidence.lost:
-        return f"the witness lost {evidence.lost} packets"
-    return sweep.unmet
-
-
-def swept_records(evidence: Evidence, sweep: Sweep) -> list[Heard]:
-    """Pick what the far side heard of a sweep."""
-    return _records(evidence, sweep.operation, sweep.protocol)
-
-
-def _ports(evidence: Evidence, operation: Operation, protocol: str) -> set[int]:
-    return {record.dport or 0 for record in _records(evidence, operation, protocol)}
-
-
-def _records(evidence: Evidence, operation: Operation, protocol: str) -> list[Heard]:
-    number, host = {"tcp": 6, "udp": 17}[protocol], operation.what["host"]
-    nonce = str(operation.what["nonce"]).encode()
-    return [
-        record
-        for hearing in (evidence.swept, evidence.tail)
-        for record in hearing.records
-        if (record.dst == host and record.proto == number) or nonce in record.payload
-    ]

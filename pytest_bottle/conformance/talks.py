@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pytest_bottle.backends.contract import Endpoint, Vantage
+from pytest_bottle.backends.contract import Endpoint, User, Vantage
 from pytest_bottle.conformance import telling
 from pytest_bottle.errors import Facts
 from pytest_bottle.firing import Operation
@@ -44,6 +44,8 @@ class Talk:
         nonce: tells it from all others at the far side.
         address: where it alone leads, if it names an address; else empty.
         group: of those that are not tried further where nobody answers any of them.
+        relay: an address of the speaker's own at which a relay passes it on; none if empty.
+        source: the port from which that relay calls; any, if 0.
     """
 
     name: str
@@ -52,12 +54,15 @@ class Talk:
     nonce: str
     address: str = ""
     group: str = ""
+    relay: str = ""
+    source: int = 0
 
     def order(self) -> dict[str, object]:
         """What the probe is told."""
         steps = [step.order() for step in self.steps]
         where = {"host": self.at.host, "port": self.at.port}
-        return {"name": self.name, **where, "steps": steps, "group": self.group}
+        relay = {"relay": {"host": self.relay, "source": self.source}} if self.relay else {}
+        return {"name": self.name, **where, **relay, "steps": steps, "group": self.group}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +72,14 @@ class Conversations(Operation):
     talks: tuple[Talk, ...] = ()
 
 
-def conversations(name: str, talks: Iterable[Talk], patience: float = PATIENCE) -> Conversations:
+def conversations(
+    name: str, talks: Iterable[Talk], patience: float = PATIENCE, user: User = User.AGENT
+) -> Conversations:
     """Make the agent's operation of conversations."""
     talks = tuple(talks)
     what = {"kind": "talks", "patience": patience, "deadline": DEADLINE}
     what["talks"] = [talk.order() for talk in talks]
-    return Conversations(name, Vantage.AGENT, what, talks=talks)
+    return Conversations(name, Vantage.AGENT, what, user, talks)
 
 
 def listeners(topology: Topology) -> list[Endpoint]:

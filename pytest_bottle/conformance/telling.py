@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import User, Vantage
 from pytest_bottle.errors import Facts
-from pytest_bottle.verdict import Finding
+from pytest_bottle.verdict import Finding, is_leak
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_bottle.conformance.plan import Sweep
     from pytest_bottle.conformance.registry import Check
-    from pytest_bottle.conformance.survey import Judged
+    from pytest_bottle.conformance.ruling import Judged
     from pytest_bottle.firing import Operation, Volley
     from pytest_bottle.internet.records import Heard
 
@@ -85,14 +85,14 @@ def some(texts: Sequence[str]) -> str:
 # -- by kind ---------------------------------------------------------------------------------------
 
 
-def is_leak(one: Judged) -> bool:
-    """Tell whether a claim's stimulus arrived."""
-    return one.finding in (Finding.LEAKED, Finding.LEAKED_ONE_WAY)
+def claims(judged: Sequence[Judged]) -> Facts:
+    """Say what was claimed, and what the probers saw of it."""
+    return Facts(sent=some([one.claim.shot.name for one in judged]), how=mechanisms(judged))
 
 
 def leaks(judged: Sequence[Judged]) -> tuple[str, Facts]:
     """Say which claims leaked, and what that rests on."""
-    found = [one for one in judged if is_leak(one)]
+    found = [one for one in judged if is_leak(one.finding)]
     kinds = Counter(one.finding.value for one in found)
     seen = ", ".join(f"{n} of {len(judged)} stimuli {kind}" for kind, n in kinds.items())
     return seen, Facts(
@@ -112,7 +112,7 @@ def _heard(found: Sequence[Judged]) -> str:
 
 
 def _cause(found: Sequence[Judged], judged: Sequence[Judged]) -> str:
-    held = [one for one in judged if not is_leak(one)]
+    held = [one for one in judged if not is_leak(one.finding)]
     shots = [one.claim.shot for one in found]
     agents = [shot for shot in shots if shot.vantage is Vantage.AGENT]
     if any(one.claim.ear for one in found):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature
-from pytest_bottle.conformance import conditions, survey
+from pytest_bottle.conformance import conditions, ruling
 from pytest_bottle.conformance.registry import Severity, Witness, check
 from pytest_bottle.firing import heard
 
@@ -111,7 +111,7 @@ def same_bytes_get_out(bench: Bench) -> str:
     evidence = bench.evidence
     claims = [claim for claim in evidence.plan.claims if claim.ear is None]
     mirrors = list(dict.fromkeys(claim.mirror for claim in claims))
-    failed = [mirror for mirror in mirrors if not survey.reached(evidence, mirror)]
+    failed = [mirror for mirror in mirrors if not ruling.reached(evidence, mirror)]
     if failed or not mirrors:
         first = failed[0].name if failed else "none was planned"
         raise bench.violation(
@@ -119,3 +119,26 @@ def same_bytes_get_out(bench: Bench) -> str:
             f"{evidence.volley.records.get(first)}"
         )
     return f"{len(mirrors)} mirrored stimuli arrived"
+
+
+@check(
+    "CTL-05",
+    "The suite fails on a known-leaky backend",
+    witness=Witness.NOT_APPLICABLE,
+    needs=frozenset({Feature.LAB, Feature.OPEN_GUEST}),
+    evidence=(
+        "https://github.com/agentrust-io/cmcp/issues/659",
+        "https://github.com/AlexanderMattTurner/agent-glovebox/pull/939",
+    ),
+)
+def judges_see_leaks(bench: Bench) -> str:
+    """In every run, each negative's judge is applied once more to the same stimuli sent from the
+    open container (to a sweep's from the neighbour, and to those at a guest from the sidecar), and
+    must come out LEAKED: the judge can see a leak here and now. A negative whose judge cannot is
+    INCONCLUSIVE.
+    """
+    blind = {one.id: why for one in bench.claimants if (why := bench.blind(one))}
+    if blind or not bench.claimants:
+        told = "; ".join(f"{identity}: {why}" for identity, why in blind.items())
+        raise bench.violation(told or "no check claims anything")
+    return f"{len(bench.claimants)} judges call what the open container sent a leak"

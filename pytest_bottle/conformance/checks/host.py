@@ -16,7 +16,7 @@ from pytest_bottle.stimulus import new_nonce
 from pytest_bottle.verdict import BLOCKED_OUTCOMES
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.contract import Endpoint
+    from pytest_bottle.backends.contract import Endpoint, Topology
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.firing import Record
 
@@ -185,11 +185,11 @@ def host_loopback_is_unreachable(bench: Bench) -> str:
 _NEEDS = frozenset({Feature.PUBLISH, Feature.HOST_EXEC})
 
 
-def _status_visitors(bench: Bench) -> list[str]:
+def status_visitors(bench: Bench, topology: Topology | None = None) -> list[str]:
     """Who came to the published port, as the sidecar wrote down: address and port."""
     return [
         str(record["client"])
-        for record in bench.backend.audit(bench.topology)
+        for record in bench.backend.audit(topology or bench.topology)
         if record.get("event") == "status"
     ]
 
@@ -224,7 +224,7 @@ def published_port_is_no_way_in(bench: Bench) -> str:
     if Feature.AUDIT not in bench.backend.describe().features:
         raise NotSupported("HST-03 needs the visitors of a published port", seen="without audit")
     topology, published = bench.topology, _published(bench)
-    before = _status_visitors(bench)
+    before = status_visitors(bench)
     targets = (
         topology.internal.gateway,
         topology.egress.gateway,
@@ -246,7 +246,7 @@ def published_port_is_no_way_in(bench: Bench) -> str:
             if record["outcome"] not in BLOCKED_OUTCOMES:
                 raise bench.inconclusive(f"{who} could not ask {target}: {record}")
             seen.append(str(record["outcome"]))
-    strangers = _status_visitors(bench)[len(before) :]
+    strangers = status_visitors(bench)[len(before) :]
     if strangers:
         raise bench.violation(f"the published port was visited by {', '.join(strangers)}")
     _require_answer_at_host(bench, len(before))
@@ -270,7 +270,7 @@ def _require_answer_at_host(bench: Bench, visits: int) -> None:
         raise bench.inconclusive(
             f"the published port does not even answer at the host itself: {record}"
         )
-    if len(_status_visitors(bench)) != visits + 1:
+    if len(status_visitors(bench)) != visits + 1:
         raise bench.inconclusive("the sidecar did not write down the host's own visit")
 
 

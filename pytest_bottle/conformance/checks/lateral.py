@@ -71,11 +71,12 @@ def sidecar_does_not_route(bench: Bench) -> str:
 _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
-def _users(bench: Bench) -> list[User]:
+def users(bench: Bench) -> list[User]:
+    """Whom commands of the agent can be run as."""
     return [User.AGENT, *([User.ROOT] if Feature.EXEC_ROOT in bench.features else [])]
 
 
-def _agent_addresses(bench: Bench, topology: Topology) -> list[_Interface]:
+def agent_addresses(bench: Bench, topology: Topology) -> list[_Interface]:
     """Ask a bottle's agent for its own addresses."""
     record = bench.probe(Vantage.AGENT, {"kind": "addresses"}, topology=topology)
     if "addresses" not in record:
@@ -96,22 +97,23 @@ def _sideways(
     """Try another bottle's agent, from our agent and by our gateway, and some of its subnet."""
     tries = []
     for host in (str(one.ip) for one in targets):
-        for user in _users(bench):
+        for user in users(bench):
             tries += knocks(Vantage.AGENT, host, port, user=user)
-            tries.append(attempt(f"echo request to {host}", Vantage.AGENT, _echo(host), user))
+            tries.append(attempt(f"echo request to {host}", Vantage.AGENT, echo(host), user))
         via = source.internal.gateway if ":" not in host else ""
         tries += knocks(Vantage.PRIVILEGED, host, port, via=via)
-        ping = {**_echo(host, raw=True), **({"via": via} if via else {})}
+        ping = {**echo(host, raw=True), **({"via": via} if via else {})}
         tries.append(attempt(f"echo request to {host} via {via}", Vantage.PRIVILEGED, ping))
     others = sorted({*_on_the_subnet(targets)} - {str(one.ip) for one in targets})
     return [*tries, *(one for host in others for one in knocks(Vantage.AGENT, host, port))]
 
 
-def _echo(host: str, *, raw: bool = False) -> dict[str, object]:
+def echo(host: str, *, raw: bool = False) -> dict[str, object]:
+    """What the probe is told about an echo request."""
     return {"kind": "icmp", "host": host, "raw": raw}
 
 
-def _count(bench: Bench, topology: Topology) -> Mapping[str, int]:
+def count(bench: Bench, topology: Topology) -> Mapping[str, int]:
     """Read how many packets the kernel of a bottle's agent has received, by protocol."""
     record = bench.probe(Vantage.AGENT, {"kind": "count"}, topology=topology)
     counted = record.get("counters")
@@ -145,11 +147,11 @@ class _Way(NamedTuple):
 
 def _one_way(bench: Bench, source: Topology, target: Topology, port: int) -> _Way:
     """Fire from one bottle at another, in which nobody else says a word meanwhile."""
-    addresses = _agent_addresses(bench, target)
+    addresses = agent_addresses(bench, target)
     tries = _sideways(bench, source, addresses, port)
-    before = _count(bench, target)
+    before = count(bench, target)
     (volley,) = fire_all(bench.backend, Party(source, tries))
-    after = _count(bench, target)
+    after = count(bench, target)
     received = {kind: after[kind] - before[kind] for kind in after}
     targets = frozenset(str(one.ip) for one in addresses)
     return _Way(tries, volley, targets, received, _sources(bench, source))
@@ -200,7 +202,7 @@ def _at_the_sidecar(bench: Bench, theirs: Topology, port: int) -> list[Operation
     gateway, proxy = bench.topology.internal.gateway, theirs.proxy.port
     tries = []
     for host in theirs.sidecar.addresses.values():
-        for user in _users(bench):
+        for user in users(bench):
             tries += knocks(Vantage.AGENT, host, port, user=user)
             for url in (f"http://{ALLOWED}/%s", f"https://{ALLOWED}/%s"):
                 what = {"kind": "http", "url": url, "proxy": f"http://{host}:{proxy}"}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_bottle.conformance.bench import Bench
-    from pytest_bottle.conformance.survey import Judged
+    from pytest_bottle.conformance.ruling import Judged
 
 _NEEDS = frozenset({Feature.EXEC_ROOT, Feature.PRIVILEGED_PROBE})
 #: capabilities(7): the ones that reach the network, the kernel or other processes.

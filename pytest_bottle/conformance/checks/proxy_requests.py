@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Feature
+from pytest_bottle.backends.contract import Feature, User
 from pytest_bottle.conformance import framing, talks
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.dialects import HEAD, Step, connect, request
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 _LAB = frozenset({Feature.LAB})
 #: Unlisted names, one for each check: others want to hear nothing of theirs.
-CROSSED, SECOND, SMUGGLED = "crossed.test", "second.test", "smuggled.test"
+CROSSED, SECOND = "crossed.test", "second.test"
+SMUGGLED, RELAYED = "smuggled.test", "relayed.test"
 _A = ALLOWED.encode()
 
 
@@ -84,8 +86,8 @@ def _disagreement(number: int, denied: bytes) -> Steps:
         request(b"http://%s:80/" % denied, host),
         request(allowed, other + b":443"),
         request(b"/", other),
-        connect(denied + b":443", b"BOTTLE " + denied, host),
-        connect(_A + b":443", b"BOTTLE " + _A, other),
+        connect(denied + b":443", b"BOTTLE %s\n" % denied, host),
+        connect(_A + b":443", b"BOTTLE %s\n" % _A, other),
         (*tunnel, Step(words, HEAD)),
     )[number]
 
@@ -143,7 +145,9 @@ def _kept() -> Iterator[tuple[str, Steps, str]]:
         host = f"{nonce}.{SECOND}".encode()
         (one,) = request(b"http://%s/%s" % (_A, _first(nonce).encode()), b"Host: " + _A)
         (two,) = request(b"http://%s/" % host, b"Host: " + host)
-        tunnel = connect(host + b":443", b"BOTTLE " + nonce.encode(), b"Host: " + host + b":443")
+        tunnel = connect(
+            host + b":443", b"BOTTLE %s\n" % nonce.encode(), b"Host: " + host + b":443"
+        )
         steps = {
             "in one segment": (Step(one.send + two.send, _ANSWERED), Step(b"", HEAD)),
             "behind the answer": (Step(one.send, _ANSWERED), two),
@@ -248,3 +252,75 @@ def _smuggled(bench: Bench, operation: talks.Conversations) -> dict[str, str]:
             found[talk.name] = why
     strays = [r for r in news if r.dst in denied]
     return found or ({"some form": talks.packet(strays[0])} if strays else {})
+
+
+# -- a relay ---------------------------------------------------------------------------------------
+
+_RELAYED = "PXY-19 relayed by "
+#: Where a local proxy calls from, besides any port and the one that the sidecar itself has.
+_SOURCE = 3128
+#: Seconds for one conversation by a relay.
+_QUEUE = 5.0
+
+
+def _relay(plan: Plan) -> None:
+    users = [User.AGENT, *([User.ROOT] if Feature.EXEC_ROOT in plan.features else [])]
+    for user in users:
+        control = dataclasses.replace(_control(plan), relay="127.0.0.1")
+        held = [control, *_relayed(plan)]
+        # One port calls one proxy once at a time: they wait for each other.
+        plan.during.append(talks.conversations(_RELAYED + user.value, held, _QUEUE, user))
+    talks.plan_control(plan, "PXY-19", RELAYED)
+
+
+def _relayed(plan: Plan) -> Iterator[Talk]:
+    at = plan.topology.proxy
+    for here in ("127.0.0.1", "::1"):
+        for source in (0, at.port, _SOURCE):
+            for form in ("CONNECT", "GET"):
+                nonce = new_nonce()
+                host = f"{nonce}.{RELAYED}".encode()
+                steps = {
+                    "CONNECT": connect(
+                        host + b":443", b"BOTTLE %s\n" % nonce.encode(), b"Host: " + host
+                    ),
+                    "GET": request(b"http://%s/" % host, b"Host: " + host),
+                }[form]
+                name = f"{form} by a relay on {here} from port {source or 'any'}"
+                yield Talk(name, at, steps, nonce, relay=here, source=source)
+
+
+@check(
+    "PXY-19",
+    "A relay inside the agent gains nothing",
+    severity=Severity.HIGH,
+    needs=_LAB,
+    evidence=("https://github.com/anthropics/claude-code/issues/87381",),
+    stimuli=_relay,
+)
+def relays_gain_nothing(bench: Bench) -> str:
+    """A request that goes through a process of the agent's own, on 127.0.0.1 or ::1, gets the same
+    verdict as a direct one: from any port, from the port that a local proxy has and from the one
+    that the sidecar itself has, by the agent's user and by its root, where there is one.
+    """
+    evidence = bench.evidence
+    rounds = [
+        one
+        for one in evidence.plan.during
+        if isinstance(one, talks.Conversations) and one.name.startswith(_RELAYED)
+    ]
+    talks.require_silence(bench, RELAYED, [t for one in rounds for t in one.talks[1:]])
+    for one in rounds:
+        _require_control(bench, one, RELAYED)
+        _require_relays(bench, one)
+    count = sum(len(one.talks) - 1 for one in rounds)
+    return f"{count} requests by a relay, of {len(rounds)} users, nothing was heard"
+
+
+def _require_relays(bench: Bench, operation: talks.Conversations) -> None:
+    """Require that each relay reached the proxy; a guest may have no ::1 to listen on."""
+    found = talks.records(bench.evidence, operation.name)
+    idle = [t.name for t in operation.talks if not found[t.name].get("relayed")]
+    broken = [t for t in idle if "::1" not in t or found[t]["outcome"] != "unreachable"]
+    if broken:
+        raise bench.inconclusive(f"no relay: {', '.join(broken)}: {found[broken[0]]}")

@@ -43,6 +43,12 @@ class NetnsBackend(EngineBackend):
         self._change("rule", rules)
         self._rules[topology.id] = [*self._rules.get(topology.id, []), *rules]
 
+    def drop_rules(self, topology: Topology, priority: int) -> None:
+        """Delete those of its rules that have a priority."""
+        gone = [rule for rule in self._rules[topology.id] if rule.priority == priority]
+        self._change("delete_rule", gone)
+        self._rules[topology.id] = [r for r in self._rules[topology.id] if r not in gone]
+
     def _change(self, verb: str, rules: Sequence[Rule]) -> None:
         if rules:
             self.netns.configure("host", [[verb, rule._asdict()] for rule in rules])
@@ -166,11 +172,15 @@ class Mutant:
         name: the ID of the check that must catch it; a second one of a check ends in ``-M2``.
         make: opens it.
         also: the IDs of all other checks that see the same harm.
+        harness: it is the suite that is broken, not the bottle: no negative may be PASSED.
+        blind: the IDs of the negatives that turn INCONCLUSIVE then; None for all of the survey's.
     """
 
     name: str
     make: Callable[[], NetnsBackend]
     also: frozenset[str]
+    harness: bool = False
+    blind: frozenset[str] | None = None
 
     @property
     def check(self) -> str:
@@ -181,11 +191,18 @@ class Mutant:
 _MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(name: str, *, also: Iterable[str] = ()) -> Callable[[_M], _M]:
+def mutant(
+    name: str,
+    *,
+    also: Iterable[str] = (),
+    harness: bool = False,
+    blind: Iterable[str] | None = None,
+) -> Callable[[_M], _M]:
     """Register a class, or a function without arguments, that opens a mutant (:class:`Mutant`)."""
 
     def register(make: _M) -> _M:
-        _MUTANTS[name] = Mutant(name, make, frozenset(also))
+        blinded = None if blind is None else frozenset(blind)
+        _MUTANTS[name] = Mutant(name, make, frozenset(also), harness, blinded)
         return make
 
     return register

@@ -69,3 +69,17 @@ class BelievesRouters(NetnsBackend):
         changes = [["sysctl", f"net/ipv6/conf/eth0/{name}", to] for name, to in settings.items()]
         self.netns.configure(topology.agent.name, changes)
         return topology
+
+
+@mutant("IP6-03")
+class LinkLocalHost(Version6):
+    """IPv6 is on at the host's end of the internal network, and nothing else is changed.
+
+    H forwards nothing from there: it only has an address, at which its services answer.
+    """
+
+    def weaken(self, topology: Topology) -> None:
+        bridge = self.netns.bridges[topology.internal.name]
+        on = ["sysctl", f"net/ipv6/conf/{bridge}/disable_ipv6", "0"]
+        self.netns.configure("host", [on, ["address", bridge, {"cidr": "fe80::1/64"}]])
+        self.add_rules(topology, Rule(60, FR_ACT_PROHIBIT, iif=bridge, family=socket.AF_INET6))

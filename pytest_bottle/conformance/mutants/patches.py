@@ -151,6 +151,72 @@ def looks_into_no_tls() -> None:
     tunnel.look = look
 
 
+def points_at_itself() -> None:
+    """Dial any address, the sidecar's own as well."""
+    from pytest_bottle.guest import resolver
+
+    vars(resolver).update(address_allowed=lambda *_: True, is_own=lambda _: False)
+
+
+def has_an_admin_door() -> None:
+    """Serve a page on every address of the sidecar, at a port that nobody is told of."""
+    from pytest_bottle.guest import proxy
+
+    strict = proxy.serve
+
+    def serve(
+        config: proxy.Config,
+        listeners: Sequence[socket.socket],
+        status_listeners: Sequence[socket.socket],
+        audit: proxy.Audit,
+    ) -> None:
+        door = socket.create_server(("0.0.0.0", 8081))
+        strict(config, listeners, [*status_listeners, door], audit)
+
+    proxy.serve = serve
+
+
+def knows_its_host() -> None:
+    """Take the host's alias for an ordinary name, and dial the gateway for it."""
+    from pytest_bottle.guest import resolver
+
+    alias = "host.docker.internal"
+    strict, careful = policy.Policy.decide, resolver.Dialer.checked
+
+    def decide(self: policy.Policy, host: str, port: int) -> policy.Decision:
+        decision = strict(self, host, port)
+        return decision._replace(allowed=True) if host == alias else decision
+
+    def checked(self: resolver.Dialer, host: str) -> list[str]:
+        return [_gateway()] if host == alias else careful(self, host)
+
+    policy.Policy.decide = decide  # type: ignore[method-assign]
+    resolver.Dialer.checked = checked  # type: ignore[method-assign]
+
+
+def _gateway() -> str:
+    with open("/proc/net/route") as file:
+        rows = [line.split() for line in file]
+    return next(
+        socket.inet_ntoa(struct.pack("=I", int(row[2], 16))) for row in rows if row[1] == "0" * 8
+    )
+
+
+def trusts_its_own_port() -> None:
+    """Exempt clients that call from the proxy's own port, as if they were itself."""
+    from pytest_bottle.guest import proxy
+
+    strict = proxy._Client._judge  # noqa: SLF001 - nobody else may have a way in
+
+    def judge(client: proxy._Client, request: h11.Request) -> policy.Verdict:
+        if client.sock.getpeername()[1] != client.sock.getsockname()[1]:
+            return strict(client, request)
+        words = request.method.decode(), request.target.decode(), request.http_version.decode()
+        return client.sidecar.policy.judge(*words, {})._replace(status=0)
+
+    proxy._Client._judge = judge  # type: ignore[method-assign,assignment]  # noqa: SLF001 - likewise
+
+
 def socks_without_a_list() -> None:
     """Speak SOCKS5 at the proxy's port as well, to wherever it is asked for."""
     _speak_socks(lambda _client, host, _port: host)

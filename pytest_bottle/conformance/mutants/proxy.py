@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
-from pytest_bottle.conformance.mutants import name_patches, patches
+from pytest_bottle.conformance.mutants import patches
 from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
 from pytest_bottle.spec import EgressRoute
 
@@ -108,24 +108,6 @@ def socks_reads_to_the_nul() -> NetnsBackend:
     return tampered("socks_reads_to_the_nul")
 
 
-@mutant("PXY-11")
-def resolves_again() -> NetnsBackend:
-    """The sidecar resolves a name once to judge it, and again to dial."""
-    return tampered("resolves_again", name_patches)
-
-
-@mutant("PXY-14")
-def compares_texts() -> NetnsBackend:
-    """The sidecar compares an address with "127." and "169.254.", as it is written."""
-    return tampered("compares_texts", name_patches)
-
-
-@mutant("PXY-13", also={"DNS-07", "PXY-12"})
-def matches_from_behind() -> NetnsBackend:
-    """The sidecar compares ends of names, and not from a dot on."""
-    return tampered("matches_from_behind", name_patches)
-
-
 class _AnyAddress(NetnsEngine):
     """An engine whose sidecars may dial any address."""
 
@@ -138,6 +120,30 @@ class _AnyAddress(NetnsEngine):
 def any_address() -> NetnsBackend:
     """The sidecar does not look at the class of an address."""
     return NetnsBackend(_AnyAddress())
+
+
+@mutant("PXY-15")
+def points_at_itself() -> NetnsBackend:
+    """The sidecar dials its own addresses, and those of any other class."""
+    return tampered("points_at_itself")
+
+
+@mutant("PXY-16")
+def has_an_admin_door() -> NetnsBackend:
+    """The sidecar serves a page on 0.0.0.0:8081, which stands in for mitmweb."""
+    return tampered("has_an_admin_door")
+
+
+@mutant("PXY-17")
+def knows_its_host() -> NetnsBackend:
+    """The sidecar takes the host's alias for an ordinary name, one that it lets through."""
+    return tampered("knows_its_host")
+
+
+@mutant("PXY-19")
+def trusts_its_own_port() -> NetnsBackend:
+    """The sidecar exempts clients by the port that they call from."""
+    return tampered("trusts_its_own_port")
 
 
 class _Outside(NetnsEngine):

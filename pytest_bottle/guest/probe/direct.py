@@ -27,7 +27,7 @@ def tcp(operation: Operation, deadline: float) -> Record:
     with open_socket(operation, socket.SOCK_STREAM) as sock:
         end = time.monotonic() + deadline
         sock.settimeout(deadline)
-        sock.connect((operation["host"], operation["port"]))
+        sock.connect(_place(operation["host"], operation["port"]))
         return dict(_echo(sock, operation["nonce"].encode(), end), outcome="connected")
 
 
@@ -54,7 +54,7 @@ def udp(operation: Operation, deadline: float) -> Record:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("", operation["source"]))
         _address_many(sock, operation)
-        sock.connect((operation["host"], operation["port"]))
+        sock.connect(_place(operation["host"], operation["port"]))
         # Before any deadline is set: a datagram that waits for its turn has not timed out.
         sock.send(around(operation, nonce))
         sock.settimeout(deadline if due else 0.05)
@@ -71,6 +71,12 @@ def _address_many(sock: socket.socket, operation: Operation) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         device = operation.get("device", "eth0").encode()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+
+
+def _place(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """A socket's address; of a zone, as in ``fe80::1%eth0``, Python wants the number (RFC 4007)."""
+    address, zone, device = host.partition("%")
+    return (address, port, 0, socket.if_nametoindex(device)) if zone else (host, port)
 
 
 @operation("icmp")

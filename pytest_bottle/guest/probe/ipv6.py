@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import time
 
-from pytest_bottle.guest.probe.core import operation, packed, table
+from pytest_bottle.guest.probe.core import Timeout, limit, operation, packed, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,27 @@ def ipv6(operation: Operation, deadline: float) -> Record:
         "disabled": _settings("disable_ipv6"),
         "there": there,
     }
+
+
+@operation("ping-all")
+def ping_all(operation: Operation, deadline: float) -> Record:
+    """Ask everybody on the link for an echo (RFC 4291, 2.7.1); report who answers, until the end.
+
+    A raw socket, which a privileged probe has, does what a ping socket does.
+    """
+    device, nonce, found = operation.get("device", "eth0"), operation["nonce"].encode(), set()
+    message = struct.pack("!BBHHH", 128, 0, 0, os.getpid() & 0xFFFF, 1) + nonce
+    kind = socket.SOCK_RAW if operation.get("raw") else socket.SOCK_DGRAM
+    end = time.monotonic() + deadline
+    with socket.socket(socket.AF_INET6, kind, socket.IPPROTO_ICMPV6) as sock:
+        sock.sendto(message, ("ff02::1", 0, 0, socket.if_nametoindex(device)))
+        with contextlib.suppress(Timeout):
+            while True:
+                limit(sock, end)
+                reply, peer = sock.recvfrom(2048)
+                if reply[:1] == b"\x81" and nonce in reply:
+                    found.add(peer[0].partition("%")[0])
+    return {"outcome": "answered", "responders": sorted(found)}
 
 
 def own_addresses() -> list[dict[str, str | int]]:

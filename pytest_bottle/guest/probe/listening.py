@@ -38,7 +38,8 @@ def listen(operation: Operation, deadline: float) -> Record:
 
     One who says the word ``until`` is the last, so that nobody need guess how long it takes.
     A visitor that our answers do not reach cannot be accepted: it stays half open, and the kernel's
-    counters, from before and after, tell that it came. ``groups`` are multicast groups to be in.
+    counters, from before and after, tell that it came. ``groups`` are multicast groups to be in;
+    ``watch`` names ports of somebody else's, for half-open visitors only.
     """
     end = time.monotonic() + deadline
     before = _counters()
@@ -51,7 +52,7 @@ def listen(operation: Operation, deadline: float) -> Record:
             for address in filter(_is_known, operation.get("addresses", ("0.0.0.0",)))
         ]
         visitors = attend(doors, end, greeting, operation.get("until"))
-        half_open = _half_open(operation.get("tcp", ()))
+        half_open = _half_open([*operation.get("tcp", ()), *operation.get("watch", ())])
     return {
         "outcome": "listened",
         "visitors": visitors,
@@ -158,7 +159,7 @@ def attend(
                     visitors.append(_take(sock, reply))
                 else:
                     connection, peer = sock.accept()
-                    silent[connection] = ["tcp", sock.getsockname()[1], peer[0]]
+                    silent[connection] = ["tcp", sock.getsockname()[1], _without_zone(peer[0])]
     for sock, visitor in silent.items():
         sock.close()
         visitors.append([*visitor, ""])
@@ -178,7 +179,11 @@ def _take(sock: socket.socket, reply: Reply) -> Visitor:
     answer = reply("udp", said)
     if answer:
         sock.sendto(answer, peer)
-    return ["udp", sock.getsockname()[1], peer[0], said.decode("latin-1")]
+    return ["udp", sock.getsockname()[1], _without_zone(peer[0]), said.decode("latin-1")]
+
+
+def _without_zone(address: str) -> str:
+    return address.partition("%")[0]
 
 
 @operation("abstract")

@@ -125,6 +125,65 @@ def _packet(source: str, host: str, number: int, body: bytes, hops: int = 64) ->
     return head[:10] + struct.pack("!H", checksum(head + ends)) + ends + body
 
 
+@operation("sniff")
+def sniff(operation: Operation, deadline: float) -> Record:
+    """Read along on the link until the deadline, or until somebody says the word ``until``."""
+    words = [word.encode() for word in operation["words"]]
+    end, heard, frames = time.monotonic() + deadline, set(), 0
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as sock:
+        sock.bind((operation.get("device", "eth0"), 3))
+        while operation["until"].encode() not in heard and time.monotonic() < end:
+            try:
+                limit(sock, end)
+                data, sender = sock.recvfrom(4096)
+            except Timeout:
+                break
+            if sender[2] != 4:  # PACKET_OUTGOING: what we say ourselves is no news
+                frames += 1
+                heard |= {word for word in words if word in data}
+    return {"outcome": "listened", "frames": frames, "heard": sorted(w.decode() for w in heard)}
+
+
+@operation("claim")
+def claim(operation: Operation, _deadline: float) -> Record:
+    """Say on the link that other's addresses are ours, and that we give addresses out.
+
+    That is gratuitous ARP (RFC 5227), both forms, an unsolicited neighbour advertisement (RFC 4861,
+    4.4) and a DHCP offer (RFC 2131).
+    """
+    device, frames = operation.get("device", "eth0"), []
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.bind((device, 0))
+        mac = sock.getsockname()[4]
+        for address in operation["addresses"]:
+            if ":" in address:
+                frames.append(_advertisement(mac, address))
+            else:
+                mine = packed(address)
+                request = _arp_request(mac, mine, mine)
+                frames += [request, request[:21] + b"\2" + request[22:32] + mac + mine]
+        frames.append(_offer(mac, operation["addresses"][0]))
+        for frame in frames:
+            sock.send(frame)
+    return {"outcome": "sent", "count": len(frames), "link": mac.hex(":")}
+
+
+def _advertisement(mac: bytes, address: str) -> bytes:
+    body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + packed(address)  # override what is known
+    body += struct.pack("!BB", 2, 1) + mac
+    packet = _packet(address, "ff02::1", _ICMPV6, body, hops=255)
+    return b"\x33\x33\0\0\0\1" + mac + b"\x86\xdd" + packet
+
+
+def _offer(mac: bytes, server: str) -> bytes:
+    mine = packed(server)
+    body = struct.pack("!BBBBIHH", 2, 1, 6, 0, 1, 0, 0x8000) + bytes(4) + mine * 2 + bytes(4)
+    body += mac.ljust(16, b"\0") + bytes(192) + b"\x63\x82\x53\x63\x35\1\2\x36\4" + mine
+    body += b"\3\4" + mine + b"\xff"
+    datagram = struct.pack("!HHHH", 67, 68, 8 + len(body), 0) + body
+    return b"\xff" * 6 + mac + b"\x08\0" + _packet(server, "255.255.255.255", _UDP, datagram)
+
+
 @operation("advertise")
 def advertise(operation: Operation, _deadline: float) -> Record:
     """Say on the link that we are a router and that a prefix is on it (RFC 4861, 4.2 and 4.6.2)."""

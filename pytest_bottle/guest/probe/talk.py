@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import select
 import socket
 import struct
 import threading
@@ -13,6 +15,8 @@ from pytest_bottle.guest.probe.direct import open_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pytest_bottle.guest.probe.core import Operation, Record
 
 #: How many conversations one operation holds at once: proxies have a limit of clients.
@@ -43,6 +47,8 @@ def talks(operation: Operation, deadline: float) -> Record:
                     records[talk["name"]] = {"outcome": "skipped", "answers": []}
                     continue
                 record = attempt("talk", talk, patience)
+                if "relay" in talk:
+                    record["relayed"] = talk["relay"].get("works", False)
                 records[talk["name"]] = dict(record, answers=talk["answers"])
                 known.append(record["outcome"] == "timeout" and not any(talk["answers"]))
 
@@ -62,9 +68,13 @@ def talks(operation: Operation, deadline: float) -> Record:
 def talk(operation: Operation, deadline: float) -> Record:
     """Say given bytes, step by step, and report what comes after each; the last words as well."""
     answers, end = operation.setdefault("answers", []), time.monotonic() + deadline
-    with open_socket(operation, socket.SOCK_STREAM) as sock:
+    where = operation["host"], operation["port"]
+    if "relay" in operation:
+        where = _relay(operation["relay"], where, end)
+    with open_socket({"host": where[0]}, socket.SOCK_STREAM) as sock:
         sock.settimeout(deadline)
-        sock.connect((operation["host"], operation["port"]))
+        sock.connect(where)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # pieces are sent as pieces
         for step in operation["steps"]:
             data = bytes.fromhex(step["send"])
             if step.get("datagram"):
@@ -98,3 +108,56 @@ def _to_relay(operation: Operation, data: bytes) -> None:
         host, port = host if bound == "0.0.0.0" else bound, struct.unpack("!H", said[8:10])[0]
     with open_socket({"host": host}, socket.SOCK_DGRAM) as sock:
         sock.sendto(data, (host, port))
+
+
+def _relay(relay: dict[str, Any], to: tuple[str, int], end: float) -> tuple[str, int]:
+    """Start a relay for one client on an address of our own; where it listens.
+
+    It calls from the port ``source``, if there is one.
+    """
+    stack = contextlib.ExitStack()
+    door = stack.enter_context(open_socket(relay, socket.SOCK_STREAM))
+    door.bind((relay["host"], 0))
+    door.listen(1)
+
+    def work() -> None:
+        with stack, contextlib.suppress(OSError):
+            limit(door, end)
+            client = stack.enter_context(door.accept()[0])
+            server = stack.enter_context(open_socket({"host": to[0]}, socket.SOCK_STREAM))
+            _call(server, relay.get("source"), to, end)
+            relay["works"] = True
+            _pump(client, server, end)
+
+    threading.Thread(target=work, daemon=True).start()
+    return relay["host"], door.getsockname()[1]
+
+
+def _call(server: socket.socket, source: int | None, to: tuple[str, int], end: float) -> None:
+    """Connect, from a port of ours perhaps, as soon as nobody else uses that for the same end."""
+    if source:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    while True:
+        limit(server, end)
+        try:
+            if source:
+                server.bind(("", source))
+                source = None
+            server.connect(to)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _pump(one: socket.socket, other: socket.socket, end: float) -> None:
+    """Pass bytes on both ways until either side ends."""
+    while time.monotonic() < end:
+        for sock in select.select([one, other], [], [], max(0.0, end - time.monotonic()))[0]:
+            data = sock.recv(65536)
+            if not data:
+                return
+            (other if sock is one else one).sendall(data)
