@@ -101,7 +101,8 @@ def _at_the_stranger(bench: Bench, topology: Topology, stranger: str, why: str) 
 def _unknown_names(bench: Bench, topology: Topology) -> str:
     """Require that names of others lead nowhere: a resolver of the engine's might know them."""
     hostname = bench.backend.exec(topology, Vantage.STRANGER, ["cat", "/proc/sys/kernel/hostname"])
-    names = {hostname.out, bench.sibling.agent.name, bench.sibling.sidecar.name} - {""}
+    another = bench.topology
+    names = {hostname.out, another.agent.name, another.sidecar.name} - {""}
     for name in sorted(names):
         what = {"kind": "resolve", "name": name, "raw": f"{new_nonce()}.test"}
         record = bench.probe(Vantage.AGENT, what, topology=topology)

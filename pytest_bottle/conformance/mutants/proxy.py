@@ -32,6 +32,7 @@ class _Permissive(NetnsBackend):
     "PXY-02",
     also={
         *("DNS-02", "DNS-06", "DNS-07", "PXY-03", "PXY-05", "PXY-06", "PXY-12", "PXY-13"),
+        "PXY-19",
     },
 )
 class AllowAll(_Permissive):
@@ -83,7 +84,7 @@ def tampered(patch: str, home: ModuleType = patches) -> NetnsBackend:
 
 @mutant(
     "PXY-03",
-    also={"DNS-06", "DNS-07", "PXY-02", "PXY-05", "PXY-06", "PXY-12", "PXY-13"},
+    also={"DNS-06", "DNS-07", "PXY-02", "PXY-05", "PXY-06", "PXY-12", "PXY-13", "PXY-19"},
 )
 def lists_for_connect_only() -> NetnsBackend:
     """The sidecar looks at its list when it is asked for a tunnel, and only then."""
@@ -160,7 +161,7 @@ class _Outside(NetnsEngine):
     "PXY-18",
     also={
         *("DNS-01", "DNS-02", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
-        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11"),
+        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11", "PXY-16"),
     },
 )
 def isolated_by_variables() -> NetnsBackend:
