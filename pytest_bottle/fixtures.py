@@ -250,6 +250,7 @@ def _reopening(config: pytest.Config, settings: Settings) -> Reopening:
     installed = [plugin for plugin, _ in config.pluginmanager.list_plugin_distinfo()]
     offering = [one.plugin for one in config.hook.pytest_bottle_backends.get_hookimpls()]
     files = [getattr(one, "__file__", None) for one in offering if one not in installed]
-    return Reopening(
-        (chosen, f"--bottle-timeout={settings.spec.timeout}"), tuple(filter(None, files))
-    )
+    arguments = [chosen, f"--bottle-timeout={settings.spec.timeout}"]
+    if settings.command is not None:
+        arguments.append(f"--bottle-command={settings.command.path}")
+    return Reopening(tuple(arguments), tuple(filter(None, files)))

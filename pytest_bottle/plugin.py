@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 #: their value is called, and what they are for.
 _OPTIONS = (
     ("backend", "NAME", "what brings bottles up (default: the best of this machine)"),
+    ("command", "PATH", "what the command backend runs (default: bottle-command.yaml there)"),
     ("config", "PATH", "what a bottle is (default: bottle.yaml in the rootdir, if there is one)"),
     ("gate", "", "let the run be red unless every planned check has a good verdict"),
     ("internet", "KIND", "what the egress network leads to: lab (the default)"),

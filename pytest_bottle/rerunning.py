@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends import selection
+from pytest_bottle.settings import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Where the suite's own test is, by the name of its package.
 _OURS = "pytest_bottle.conformance.test_checks"
+#: Settings that name a file.
+_FILES = {"command", "config"}
 _TEST = f"{_OURS}::test_conformance"
 
 
@@ -61,9 +64,9 @@ def _ours(config: pytest.Config, settings: Settings) -> Iterator[str]:
     chosen = {name: choice.text for name, choice in settings.choices.items()}
     if "mutant" not in chosen:
         chosen.setdefault("backend", selection.detect())
-    if "config" in chosen:
-        chosen["config"] = _path(config, settings.config)
-    for name in ("backend", "mutant", "config", "internet", "timeout"):
+    for name in _FILES & chosen.keys():
+        chosen[name] = _path(config, path_of(settings.choices[name], config))
+    for name in ("backend", "mutant", "command", "config", "internet", "timeout"):
         if name in chosen:
             yield f"--bottle-{name}={chosen[name]}"
     if settings.thorough:

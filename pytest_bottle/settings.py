@@ -18,6 +18,7 @@ from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleS
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from pytest_bottle.backends.command.orders import Orders
     from pytest_bottle.backends.contract import Backend
     from pytest_bottle.manifest import Manifest
     from pytest_bottle.waivers import Waiver
@@ -63,6 +64,7 @@ class Settings:
         mutant: the check whose mutant stands in for the backend; empty for none.
         profile: the name of what the conformance suite is to check.
         thorough: whether checks take the catalogue's durations and numbers of repeats.
+        command: what the command backend runs; None if another backend was chosen.
         gate: whether a planned check without a good verdict makes the run red.
         require: the result that a gated run must reach, or better.
         reports: the files that the run's record is written to.
@@ -70,7 +72,6 @@ class Settings:
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
-        config: the absolute path of the configuration file; empty without one.
         choices: what was chosen, by name, as it was written.
     """
 
@@ -81,6 +82,7 @@ class Settings:
     profile: str = DEFAULT
     scope: str = "function"
     thorough: bool = False
+    command: Orders | None = None
     gate: bool = False
     require: str = "partial"
     reports: tuple[str, ...] = ()
@@ -88,7 +90,6 @@ class Settings:
     spec: BottleSpec = PLAIN
     ignored: tuple[str, ...] = ()
     offered: Mapping[str, BackendFactory] = field(default_factory=dict)
-    config: str = ""
     choices: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
@@ -107,6 +108,8 @@ class Settings:
             from pytest_bottle.backends.adapter import checked
 
             return checked(name, self.offered[name])
+        if self.command is not None:
+            return selection.commands(self.command)
         return selection.BUILT_IN[name]()
 
 
@@ -148,11 +151,12 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     values["gate"] |= "report" in choices or "require" in choices
     if "config" in choices:
         read = _described(choices["config"], config)
-        values |= {"spec": read.spec, "ignored": read.ignored, "config": read.path}
+        values |= {"spec": read.spec, "ignored": read.ignored}
     if "timeout" in choices:
         spec = values.get("spec", PLAIN)
         values["spec"] = replace(spec, timeout=_seconds(choices["timeout"]))
-    return Settings(**values, offered=offered, choices=choices)
+    command = _commands(choices, config) if values.get("backend") == selection.COMMAND else None
+    return Settings(**values, command=command, offered=offered, choices=choices)
 
 
 def describe(choices: Mapping[str, Choice]) -> str:
@@ -190,9 +194,22 @@ def _described(choice: Choice, config: pytest.Config) -> Manifest:
     from pytest_bottle import manifest
 
     try:
-        return manifest.load(os.path.join(_folder(choice, config), choice.text))
+        return manifest.load(path_of(choice, config))
     except ConfigurationError as error:
         raise _file_error("config", choice, error) from None
+
+
+def _commands(choices: Mapping[str, Choice], config: pytest.Config) -> Orders:
+    from pytest_bottle.backends.command import loading
+
+    choice = choices.get("command", Choice(selection.COMMAND_FILE, DISCOVERED))
+    try:
+        orders = loading.load(path_of(choice, config))
+    except ConfigurationError as error:
+        raise _file_error("command", choice, error) from None
+    if orders.inside_lab and (reason := selection.impossible_here("netns")):
+        raise _usage_error("command", choice, f"internet: lab: {reason}")
+    return orders
 
 
 def _waivers(choice: Choice, config: pytest.Config) -> tuple[Waiver, ...]:
@@ -202,7 +219,7 @@ def _waivers(choice: Choice, config: pytest.Config) -> tuple[Waiver, ...]:
     held = of(config)
     try:
         return waivers.load(
-            os.path.join(_folder(choice, config), choice.text),
+            path_of(choice, config),
             checks=[check.id for check in known_checks(config)],
             backends=(*selection.BUILT_IN, *held.offered),
         )
@@ -226,6 +243,11 @@ def _report_paths(choice: Choice, config: pytest.Config) -> tuple[str, ...]:
             message = f"the format of {name!r}, by its end: {unknown(kind, FORMATS)}"
             raise _usage_error("report", choice, message)
     return tuple(os.path.join(_folder(choice, config), name) for name in names)
+
+
+def path_of(choice: Choice, config: pytest.Config) -> str:
+    """Tell the path of a file that was chosen; what it is relative to depends on where that was."""
+    return os.path.join(_folder(choice, config), choice.text)
 
 
 def _folder(choice: Choice, config: pytest.Config) -> str:

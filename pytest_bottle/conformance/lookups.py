@@ -23,7 +23,7 @@ ZONE = "elsewhere.test"
 #: The sidecar's own lookup of an allowed name: the control of every lookup that must not be heard.
 ALLOWED_LOOKUP = "DNS-03 sidecar"
 #: Seconds that a resolver inside may take; the answer from the far side is back in milliseconds.
-PATIENCE = 0.6
+PATIENCE = 1.0
 
 
 def users(plan: Plan) -> tuple[User, ...]:
