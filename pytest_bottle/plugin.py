@@ -110,6 +110,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             **takes,
         )
         parser.addini(f"bottle_{name}", text, type=_INI_TYPES.get(name, "string"), default=None)
+    group.addoption(
+        "--bottle-explain",
+        action="append",
+        metavar="ID",
+        help="say what a check is about, such as NET-05, or all of them, and run nothing",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Explain checks instead of running any."""
+    if config.getoption("bottle_explain") is None:
+        return None
+    from pytest_bottle import settings
+    from pytest_bottle.conformance import explain
+
+    settings.hold(config, _choices(config))
+    return explain.to_terminal(config.getoption("bottle_explain"), config)
 
 
 @pytest.hookimpl(trylast=True)

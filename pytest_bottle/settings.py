@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_bottle.backends.command.orders import Orders
     from pytest_bottle.backends.contract import Backend
+    from pytest_bottle.manifest import Manifest
     from pytest_bottle.waivers import Waiver
 
     BackendFactory = Callable[[], Backend]
@@ -73,6 +74,7 @@ class Settings:
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
+        choices: what was chosen, by name, as it was written.
     """
 
     backend: str = ""
@@ -91,6 +93,7 @@ class Settings:
     spec: BottleSpec = PLAIN
     ignored: tuple[str, ...] = ()
     offered: Mapping[str, BackendFactory] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def backend_name(self) -> str:
@@ -149,11 +152,14 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
         values["reports"] = _report_paths(choices["report"], config)
     # Who wants a record, or a result, wants to know that nothing is missing in it.
     values["gate"] |= "report" in choices or "require" in choices
-    spec, ignored = _described(choices["config"], config) if "config" in choices else (PLAIN, ())
+    if "config" in choices:
+        read = _described(choices["config"], config)
+        values |= {"spec": read.spec, "ignored": read.ignored}
     if "timeout" in choices:
-        spec = replace(spec, timeout=_seconds(choices["timeout"]))
+        spec = values.get("spec", PLAIN)
+        values["spec"] = replace(spec, timeout=_seconds(choices["timeout"]))
     command = _commands(choices, config) if values.get("backend") == selection.COMMAND else None
-    return Settings(**values, command=command, spec=spec, ignored=ignored, offered=offered)
+    return Settings(**values, command=command, offered=offered, choices=choices)
 
 
 def describe(choices: Mapping[str, Choice]) -> str:
@@ -187,14 +193,13 @@ def _seconds(choice: Choice) -> float:
     return seconds
 
 
-def _described(choice: Choice, config: pytest.Config) -> tuple[BottleSpec, tuple[str, ...]]:
+def _described(choice: Choice, config: pytest.Config) -> Manifest:
     from pytest_bottle import manifest
 
     try:
-        read = manifest.load(os.path.join(_folder(choice, config), choice.text))
+        return manifest.load(path_of(choice, config))
     except ConfigurationError as error:
         raise _file_error("config", choice, error) from None
-    return read.spec, read.ignored
 
 
 def _commands(choices: Mapping[str, Choice], config: pytest.Config) -> Orders:
@@ -202,7 +207,7 @@ def _commands(choices: Mapping[str, Choice], config: pytest.Config) -> Orders:
 
     choice = choices.get("command", Choice(selection.COMMAND_FILE, DISCOVERED))
     try:
-        orders = loading.load(os.path.join(_folder(choice, config), choice.text))
+        orders = loading.load(path_of(choice, config))
     except ConfigurationError as error:
         raise _file_error("command", choice, error) from None
     if orders.inside_lab and (reason := selection.impossible_here("netns")):
@@ -217,7 +222,7 @@ def _waivers(choice: Choice, config: pytest.Config) -> tuple[Waiver, ...]:
     held = of(config)
     try:
         return waivers.load(
-            os.path.join(_folder(choice, config), choice.text),
+            path_of(choice, config),
             checks=[check.id for check in known_checks(config)],
             backends=(*selection.BUILT_IN, *held.offered),
         )
@@ -241,6 +246,11 @@ def _report_paths(choice: Choice, config: pytest.Config) -> tuple[str, ...]:
             message = f"the format of {name!r}, by its end: {unknown(kind, FORMATS)}"
             raise _usage_error("report", choice, message)
     return tuple(os.path.join(_folder(choice, config), name) for name in names)
+
+
+def path_of(choice: Choice, config: pytest.Config) -> str:
+    """Tell the path of a file that was chosen; what it is relative to depends on where that was."""
+    return os.path.join(_folder(choice, config), choice.text)
 
 
 def _folder(choice: Choice, config: pytest.Config) -> str:
