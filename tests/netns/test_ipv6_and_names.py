@@ -118,3 +118,24 @@ def test_resolvers_are_just_the_declared_ones(make: type[NetnsBackend], why: str
     """One that nobody declared is one too many, although it asks nobody; so is an empty promise."""
     with pytest.raises(Violation, match=why):
         run_check(make(), "DNS-04")
+
+
+# -- controls -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("identity", "muted", "why"),
+    [
+        ("DNS-05", (Vantage.SIDECAR, "ask", "tool-error"), "was not heard"),
+        ("DNS-08", (Vantage.OPEN, "rewritten", "answered"), "not even the open guest's question"),
+        ("DNS-08", (Vantage.AGENT, "rewritten", "tool-error"), "did not report"),
+        ("PXY-20", (Vantage.SIDECAR, "sockets", "tool-error"), "cannot be listed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_without_its_control_a_check_of_names_proves_nothing(
+    identity: str, muted: tuple[Vantage, str, str], why: str
+) -> None:
+    """Who must be heard was not: silence about the others is no pass."""
+    with pytest.raises(Inconclusive, match=why):
+        run_check(Mute(*muted), identity)
