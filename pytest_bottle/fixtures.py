@@ -202,7 +202,7 @@ def bench_for(
     request: pytest.FixtureRequest, settings: Settings, kept_lines: list[str]
 ) -> Iterator[Bench]:
     """Set up the conformance suite's own bottle on a backend of its own."""
-    from pytest_bottle import suite
+    from pytest_bottle import rerunning, suite
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.planning import known_checks
 
@@ -214,7 +214,9 @@ def bench_for(
             settings.spec,
             _reopening(config, settings),
             checks=known_checks(config),
+            rerun=rerunning.of(config, settings, request.session.items),
             thorough=settings.thorough,
+            allow_host_faults=settings.allow_host_faults,
             ahead=_asked_for(request),
         )
         lifetime.add(bench)
