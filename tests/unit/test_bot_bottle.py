@@ -214,7 +214,7 @@ def test_a_launch_that_fails() -> None:
         with open("/no/such/image"):
             yield Shell()
 
-    with pytest.raises(BringUpError, match="FileNotFoundError: .*/no/such/image"):
+    with pytest.raises(BringUpError, match=r"FileNotFoundError: .*/no/such/image"):
         BotBottleBackend(launch).up(SPEC)
     with pytest.raises(ConfigurationError, match="without a way to be root"):
         opened(Shell(), as_root=True).up(SPEC)
