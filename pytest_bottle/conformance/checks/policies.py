@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.backends.contract import Feature, User, Vantage
 from pytest_bottle.conformance.conditions import ALLOWED
-from pytest_bottle.conformance.registry import Level, Severity, check
+from pytest_bottle.conformance.registry import Level, Severity, Witness, check
 from pytest_bottle.errors import BringUpError, ConfigurationError
 from pytest_bottle.firing import Operation, fire
 from pytest_bottle.spec import EgressRoute
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_bottle.backends.contract import Topology
     from pytest_bottle.conformance.bench import Bench
+    from pytest_bottle.firing import Record
     from pytest_bottle.internet.records import Heard
 
 #: An unlisted name of these checks alone.
@@ -220,3 +222,68 @@ def _require_third_leg(
             f"by the record there were so many connections by port: {dict(allowed)}, but the "
             f"witness heard {dict(connections)}"
         )
+
+
+# -- secrets ---------------------------------------------------------------------------------------
+
+#: Where the sidecar keeps what is its own, besides its processes' variables.
+_FOLDERS = tuple(f"{folder}/bottle-secrets" for folder in ("/run", "/tmp", "/var/tmp"))  # noqa: S108
+#: Seconds for a search of all files, and for the process that has a secret in its variables.
+_SEARCHING, _KEEPING = 30.0, 60.0
+_KEY = "PRIVATE KEY-----"
+_DENIED = ("ENOENT", "EACCES", "EPERM", "EROFS", "ENOTDIR")
+
+
+@check(
+    "PXY-24",
+    "Signing keys, credentials and policy stay on the sidecar's side",
+    witness=Witness.NO,
+    needs=frozenset({Feature.LAB}),
+    evidence=(
+        "https://github.com/agentcage/agentcage/issues/196",
+        "leash SECURITY-MODEL, split mount of its authority",
+        "agent-glovebox, whose judge decodes canaries",
+    ),
+    apart=True,
+)
+def secrets_stay_with_the_sidecar(bench: Bench) -> str:
+    """Of what the sidecar has in its files and in its processes' variables the agent and its root
+    find nothing, in the clear or encoded or packed, in no file and no process of theirs; they
+    cannot open those files for writing; and beside the certificate that they trust there is no key.
+    The sidecar itself finds all of it. Engines' own endpoints are NET-11's and HST-05's.
+    """
+    canary, authority = new_nonce(), bench.backend.trust()
+    with bench.another() as topology:
+        what = {"kind": "keep", "word": canary, "folders": [*_FOLDERS], "seconds": _KEEPING}
+        kept = bench.probe(Vantage.SIDECAR, what, topology=topology)
+        search = {"kind": "search", "word": canary, "deadline": _SEARCHING}
+        write = {"kind": "overwrite", "paths": list(kept.get("paths", ()))}
+        key = {**search, "word": _KEY, "roots": [os.path.dirname(authority)] if authority else []}
+        users = [User.AGENT, *([User.ROOT] if Feature.EXEC_ROOT in bench.features else [])]
+        asked = [
+            Operation(f"{name} as {user.value}", Vantage.AGENT, each, user)
+            for user in users
+            for name, each in (("search", search), ("write", write), ("key", key))
+        ]
+        control = Operation("search in the sidecar", Vantage.SIDECAR, search)
+        volley = fire(bench.backend, topology, [*asked, control])
+    for one in asked:
+        _require_nothing(bench, one.name, volley.records.get(one.name, {}))
+    own = volley.records.get(control.name, {}).get("found", [])
+    missing = [path for path in kept.get("paths", ()) if path not in own]
+    broken = [one.name for one in asked if not _is_done(volley.records.get(one.name, {}))]
+    if missing or broken or not own or not any("/environ" in path for path in own):
+        seen = missing, broken, own, volley.failures
+        raise bench.inconclusive(f"the sidecar does not find its own secrets, or: {seen}")
+    counts = [volley.records[f"search as {user.value}"]["files"] for user in users]
+    return f"{len(own)} places in the sidecar; none of {' and '.join(map(str, counts))} files"
+
+
+def _require_nothing(bench: Bench, name: str, record: Record) -> None:
+    written = [p for p, errno in record.get("answers", {}).items() if errno not in _DENIED]
+    if record.get("found") or written:
+        raise bench.violation(f"{name}: found in {record.get('found')}, can write {written}")
+
+
+def _is_done(record: Record) -> bool:
+    return bool(record.get("complete") or record.get("answers"))

@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Fault
+from pytest_bottle.backends.contract import Vantage
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.conformance.mutants import patches
-from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
+from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend, mutant, patched
 from pytest_bottle.spec import EgressRoute
 
 if TYPE_CHECKING:
@@ -35,16 +35,6 @@ class EmptyList(NetnsBackend):
 
     def up(self, spec: BottleSpec) -> Topology:
         return super().up(dataclasses.replace(spec, egress=()))
-
-
-@mutant("PXY-01-M2", also={"CTL-01", "CTL-03"}, harness=True)
-class OuterLinkDown(NetnsBackend):
-    """The sidecar's outer leg is down, so that nothing of it is heard, its beats neither."""
-
-    def up(self, spec: BottleSpec) -> Topology:
-        topology = super().up(spec)
-        self.fault(topology, Fault.CUT_EGRESS)
-        return topology
 
 
 @mutant(
@@ -172,10 +162,23 @@ def empty_means_all() -> NetnsBackend:
     return tampered("empty_means_all")
 
 
-@mutant("PXY-23", also={"PXY-02"})
+@mutant("PXY-23", also={"DNS-02", "DNS-06", "PXY-02"})
 def forgets_refused_tunnels() -> NetnsBackend:
-    """The sidecar leaves denials of CONNECT out of its record; PXY-02 looks for one."""
+    """The sidecar leaves denials of CONNECT out of its record; others look for one there."""
     return tampered("forgets_refused_tunnels")
+
+
+@mutant("PXY-24")
+class SharedFolder(Meddler):
+    """What the sidecar keeps in its folder is in the agent's as well.
+
+    The catalogue's mutant mounts it there; here whatever is put into one is put into both.
+    """
+
+    def meddle(self, errand: Errand) -> Errand:
+        if errand.vantage is Vantage.SIDECAR and b'"kind": "keep"' in errand.stdin:
+            self.exec(errand.topology, Vantage.AGENT, errand.argv, stdin=errand.stdin)
+        return errand
 
 
 class _Outside(NetnsEngine):
