@@ -12,10 +12,10 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
-from pytest_bottle.errors import BottleError
+from pytest_bottle.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_bottle.conformance.bench import Bench
 
@@ -31,9 +31,16 @@ def contradictions(bench: Bench) -> list[str]:
     found: list[str] = []
     for tried in (_root, _ipv6, _published, _audit, _inventory, _session):
         # A backend that cannot even be asked is judged by the checks that ask it.
-        with contextlib.suppress(BottleError):
-            found += tried(bench)
+        with contextlib.suppress(Exception):
+            found += _tried(tried, bench)
     return found
+
+
+def _tried(tried: Callable[[Bench], Iterator[str]], bench: Bench) -> list[str]:
+    try:
+        return [*tried(bench)]
+    except ConfigurationError as error:  # what is declared was refused: the adapter tells
+        return [error.seen]
 
 
 def _root(bench: Bench) -> Iterator[str]:

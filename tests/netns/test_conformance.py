@@ -143,7 +143,7 @@ def test_a_violation_says_what_where_who_and_how_to_rerun() -> None:
     assert "tcp/443 to 192.175.48." in text
     assert "the witness heard" in text
     assert "nonce" in text
-    assert "-k NET-01" in text
+    assert "test_conformance[NET-01]" in text
     assert "github.com/apple/container/issues/2062" in text
 
 

@@ -405,11 +405,29 @@ def test_the_gate_by_a_variable(pytester: pytest.Pytester, monkeypatch: pytest.M
     assert off.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
+POLICY = """
+policy:
+  - {id: USER-WEB, from: agent, to: 203.0.113.9:443/tcp, expect: blocked}
+"""
+
+
 def test_a_row_of_ones_own(alone: Run, pytester: pytest.Pytester) -> None:
-    """A policy of the user's own is planned in every profile: deselected, it is missed."""
-    (pytester.path / "bottle.yaml").write_text(
-        "policy:\n  - {id: USER-WEB, from: agent, to: 203.0.113.9:443/tcp, expect: blocked}\n"
-    )
+    """A policy of the user's own is planned in every profile; its evidence is in the record."""
+    (pytester.path / "bottle.yaml").write_text(POLICY)
+
+    result = alone(*FRONT_DOOR, "--bottle-report=r.json")
+
+    assert result.ret == GREEN
+    made = json.loads((pytester.path / "r.json").read_text())
+    jsonschema.validate(made, json.loads(SCHEMA.read_text()))
+    row = made["checks"][-1]
+    assert (row["id"], row["verdict"], row["gating"]) == ("USER-WEB", "passed", True)
+    assert row["evidence"]
+
+
+def test_a_row_that_is_left_out(alone: Run, pytester: pytest.Pytester) -> None:
+    """Deselected, a row of the user's own is missed like any check."""
+    (pytester.path / "bottle.yaml").write_text(POLICY)
 
     result = alone(*FRONT_DOOR, "--deselect=somewhere", "-k", "PRV")
 

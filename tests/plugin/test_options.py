@@ -154,7 +154,7 @@ def test_header_names_the_detected_backend(pytester: pytest.Pytester) -> None:
         (
             "--bottle-backend=netnz",
             "*--bottle-backend: 'netnz' is not known; did you mean 'netns'? "
-            "(known: netns, black-hole, macos-container)",
+            "(known: netns, black-hole, command, macos-container)",
         ),
         ("--bottle-backend=", "*--bottle-backend: '' is not known (known: netns, *)"),
         ("--bottle-internet=lob", "*--bottle-internet: 'lob' *did you mean 'lab'? (known: lab)"),

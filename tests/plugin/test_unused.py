@@ -103,8 +103,9 @@ def test_help_names_every_option_with_its_twins(pytester: pytest.Pytester) -> No
     text = " ".join(str(pytester.runpytest("--help").stdout).split())
 
     names = ("backend", "config", "internet", "keep", "mutant", "profile", "report", "require")
-    flags = ("gate", "thorough")
+    flags = ("allow_host_faults", "gate", "thorough")
     for name in (*names, "scope", "timeout", "waivers", *flags):
-        assert f"--bottle-{name}{' ' if name in flags else '='}" in text
+        option = f"--bottle-{name.replace('_', '-')}"
+        assert f"{option}{' ' if name in flags else '='}" in text
         assert f"[env: BOTTLE_{name.upper()}, ini: bottle_{name}]" in text
         assert f"bottle_{name} (" in text

@@ -202,6 +202,29 @@ def test_a_waived_violation(weakened: Any) -> None:
     assert [one["status"] for one in made["waivers"]] == ["used"]
 
 
+def test_a_waiver_by_workers(pytester: pytest.Pytester) -> None:
+    """Workers excuse, and the controller knows that the waiver was used."""
+    (pytester.path / "bottle-waivers.yaml").write_text(written(GOOD))
+    pytester.makeconftest(
+        """
+        import datetime as dt
+        from pytest_bottle import waivers
+        from pytest_bottle.conformance import profiles
+
+        waivers.today = lambda: dt.date(2030, 1, 15)
+        profiles.PROFILES["tiny@1"] = frozenset({"PRV-01", "PRV-02"})
+        """
+    )
+
+    result = pytester.runpytest_subprocess(
+        *(*FRONT_DOOR, "--bottle-mutant=PRV-04", "--bottle-profile=tiny@1", "--bottle-gate"),
+        *("-n", "2"),
+    )
+
+    assert result.ret == GREEN
+    result.stdout.fnmatch_lines(["WAIVED        PRV-01 *", "profile tiny@1: partial (1 waived)"])
+
+
 def test_an_expired_waiver(weakened: Any) -> None:
     """The day after its last one it excuses nothing, and one line says so."""
     result, made = weakened({**GOOD, "expires": "2030-01-14"})
