@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.conformance.inside import uncounted, visited
+from pytest_bottle.conformance.plan import BEATEN
 from pytest_bottle.firing import heard
 from pytest_bottle.verdict import Finding, Verdict, combine, is_leak, judge
 
@@ -32,6 +33,8 @@ class Judged:
     outcome: str | None
     heard: tuple[Heard, ...]
     why: str
+    eaten: bool = False
+    """Whether it does not count: its control did not arrive, and need not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Ruling(NamedTuple):
 
 def rule(judged: Sequence[Judged], swept: Sequence[Swept]) -> Ruling:
     """Say what all claims and sweeps of a check come to."""
+    eaten = [one.claim.shot.name for one in judged if one.eaten]
+    judged = [one for one in judged if not one.eaten]
     everything: list[Judged | Swept] = [*swept, *judged]
     verdict = combine(one.finding for one in everything)
     if verdict is Verdict.VIOLATED:
@@ -66,6 +71,7 @@ def rule(judged: Sequence[Judged], swept: Sequence[Swept]) -> Ruling:
         seen = "; ".join(f"{why} ({n}x)" for why, n in reasons.items())
         return Ruling(verdict, seen or "nothing was claimed")
     told = [f"{one.sweep.protocol} sweep: 65535 ports, none heard" for one in swept]
+    told += [f"not credited, for the outer network does not carry it: {name}" for name in eaten]
     return Ruling(verdict, ", ".join([_mechanisms(judged), *told]))
 
 
@@ -109,7 +115,8 @@ def judge_claim(evidence: Evidence, claim: Claim, unmet: str) -> Judged:
         why = f"no usable record: {volley.records.get(shot.name) or volley.failures}"
     echo = volley.echo(shot.name)
     finding = judge(outcome, echo=echo, heard=is_heard, controls=not why)
-    return Judged(claim, finding, outcome, found, why)
+    eaten = claim.optional and not control and not is_leak(finding)
+    return Judged(claim, finding, outcome, found, why, eaten)
 
 
 def reached(evidence: Evidence, shot: Shot) -> bool:
@@ -128,7 +135,8 @@ def _deaf(evidence: Evidence, claim: Claim) -> str:
         (evidence.before, evidence.window, "before"),
         (evidence.after, evidence.tail, "after"),
     ):
-        mine = [beat for beat in beats if beat.stimulus.key == key]
+        # What the sidecar cannot speak goes by all that it can: the witness hears everything.
+        mine = [beat for beat in beats if beat.stimulus.key == key or key.protocol not in BEATEN]
         if not mine or evidence.unheard(mine, hearing):
             return f"the witness did not hear the sidecar on {key.protocol}/{key.port} {when}"
     return ""
