@@ -5,7 +5,7 @@ Every message answers five questions, in this order: what, where, expected, seen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,14 +39,16 @@ class BottleError(Exception):
         super().__init__(self._message())
 
     def _message(self) -> str:
-        fields = [
+        lines = [f"  {name + ':':<10}{text}" for name, text in self._fields() if text]
+        return "\n".join([self.what, *lines])
+
+    def _fields(self) -> list[tuple[str, str]]:
+        return [
             ("where", self.where),
             ("expected", self.expected),
             ("seen", self.seen),
             ("next", self.next_step),
         ]
-        lines = [self.what] + [f"  {name + ':':<10}{text}" for name, text in fields if text]
-        return "\n".join(lines)
 
 
 class ConfigurationError(BottleError):
@@ -126,14 +128,57 @@ def _end(name: str, output: bytes) -> str:
     return f"{name} ({len(output)} bytes) {verb} {text!r}"
 
 
-class Inconclusive(BottleError):  # noqa: N818 - a verdict, not a defect
+class Facts(NamedTuple):
+    """What a verdict rests on.
+
+    Attributes:
+        sent: the stimuli.
+        heard: who heard what: address, time and nonce.
+        how: the mechanism: what the probers saw, by place.
+        cause: what the likely cause is.
+        evidence: where others met the same.
+    """
+
+    sent: str = ""
+    heard: str = ""
+    how: str = ""
+    cause: str = ""
+    evidence: str = ""
+
+
+#: Nothing is known.
+UNKNOWN = Facts()
+
+
+class _FoundedError(BottleError):
+    """A verdict; that of a check says what it rests on."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        expected: str = "",
+        seen: str = "",
+        next_step: str = "",
+        facts: Facts = UNKNOWN,
+    ) -> None:
+        self.facts = facts
+        super().__init__(what, where=where, expected=expected, seen=seen, next_step=next_step)
+
+    def _fields(self) -> list[tuple[str, str]]:
+        *before, last = super()._fields()
+        return [*before, *self.facts._asdict().items(), last]
+
+
+class Inconclusive(_FoundedError):  # noqa: N818 - a verdict, not a defect
     """Nothing can be concluded: a control failed, a record is missing, the witness was deaf.
 
     Counts as a failure of the run. Never a skip, never a pass.
     """
 
 
-class Violation(BottleError, AssertionError):  # noqa: N818 - a verdict, not a defect
+class Violation(_FoundedError, AssertionError):  # noqa: N818 - a verdict, not a defect
     """There is evidence that the property does not hold."""
 
 

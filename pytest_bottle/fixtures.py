@@ -202,7 +202,7 @@ def bench_for(
     request: pytest.FixtureRequest, settings: Settings, kept_lines: list[str]
 ) -> Iterator[Bench]:
     """Set up the conformance suite's own bottle on a backend of its own."""
-    from pytest_bottle import suite
+    from pytest_bottle import rerunning, suite
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.planning import known_checks
 
@@ -214,7 +214,9 @@ def bench_for(
             settings.spec,
             _reopening(config, settings),
             checks=known_checks(config),
+            rerun=rerunning.of(config, settings, request.session.items),
             thorough=settings.thorough,
+            allow_host_faults=settings.allow_host_faults,
             ahead=_asked_for(request),
         )
         lifetime.add(bench)
@@ -249,6 +251,7 @@ def _reopening(config: pytest.Config, settings: Settings) -> Reopening:
     installed = [plugin for plugin, _ in config.pluginmanager.list_plugin_distinfo()]
     offering = [one.plugin for one in config.hook.pytest_bottle_backends.get_hookimpls()]
     files = [getattr(one, "__file__", None) for one in offering if one not in installed]
-    return Reopening(
-        (chosen, f"--bottle-timeout={settings.spec.timeout}"), tuple(filter(None, files))
-    )
+    arguments = [chosen, f"--bottle-timeout={settings.spec.timeout}"]
+    if settings.command is not None:
+        arguments.append(f"--bottle-command={settings.command.path}")
+    return Reopening(tuple(arguments), tuple(filter(None, files)))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_bottle import suite
 from pytest_bottle.conformance import profiles
 from pytest_bottle.errors import BottleError, Inconclusive, NotSupported, Violation
 
 if TYPE_CHECKING:
-    import pytest
-
     from pytest_bottle.conformance.registry import Check
 
+#: Where each error was shown first, by identity; it holds the error, so that no other gets its own.
+_TOLD = pytest.StashKey[dict[int, tuple[pytest.Item, BottleError]]]()
 #: Packages that lead from pytest to the user's code, and ours.
 _PYTEST = ("_pytest", "pluggy")
 _OURS = ("pytest_bottle", "contextlib")
@@ -26,13 +28,23 @@ def put_on(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[N
     error = call.excinfo.value if call.excinfo else None
     _refuse_excuse(report, item, check, error)
     if isinstance(error, BottleError) and report.failed:
-        report.longrepr = _shown(item, call)
+        report.longrepr = _told_before(item, error) or _shown(item, call)
     verdict = _verdict(report, check, error)
     if verdict and check is None:
         item.user_properties.append(("bottle_verdict", verdict))
         report.bottle = {"verdict": verdict}  # type: ignore[attr-defined]
     elif verdict and check:
         _put_facts_on(report, item, check, verdict, error)
+
+
+def _told_before(item: pytest.Item, error: BottleError) -> str:
+    """Refer to an error that was shown already: a fixture of the session fails for every test.
+
+    Returns:
+        what to show instead; empty for an error that is new.
+    """
+    first, known = item.config.stash.setdefault(_TOLD, {}).setdefault(id(error), (item, error))
+    return "" if first is item else f"{known.what}\n  the error is told in full at {first.nodeid}"
 
 
 def _put_facts_on(

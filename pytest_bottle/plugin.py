@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 #: Settings with three names each (``--bottle-x``, ``BOTTLE_X`` and the ini key ``bottle_x``), what
 #: their value is called, and what they are for.
 _OPTIONS = (
+    ("allow_host_faults", "", "let checks reload the firewall of a host that others use as well"),
     ("backend", "NAME", "what brings bottles up (default: the best of this machine)"),
+    ("command", "PATH", "what the command backend runs (default: bottle-command.yaml there)"),
     ("config", "PATH", "what a bottle is (default: bottle.yaml in the rootdir, if there is one)"),
     ("gate", "", "let the run be red unless every planned check has a good verdict"),
     ("internet", "KIND", "what the egress network leads to: lab (the default)"),
@@ -53,6 +55,7 @@ _OPTIONS = (
 #: The types of ini values that TOML can say better than by a string.
 _INI_TYPES: dict[str, Literal["bool", "float"]] = {
     "gate": "bool",
+    "allow_host_faults": "bool",
     "thorough": "bool",
     "timeout": "float",
 }
@@ -101,12 +104,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, metavar, text in _OPTIONS:
         takes: Any = {"metavar": metavar} if metavar else {"action": "store_const", "const": "true"}
         group.addoption(
-            f"--bottle-{name}",
+            _flag(name),
             dest=f"bottle_{name}",
             help=f"{text} [env: BOTTLE_{name.upper()}, ini: bottle_{name}]",
             **takes,
         )
         parser.addini(f"bottle_{name}", text, type=_INI_TYPES.get(name, "string"), default=None)
+    group.addoption(
+        "--bottle-explain",
+        action="append",
+        metavar="ID",
+        help="say what a check is about, such as NET-05, or all of them, and run nothing",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Explain checks instead of running any."""
+    if config.getoption("bottle_explain") is None:
+        return None
+    from pytest_bottle import settings
+    from pytest_bottle.conformance import explain
+
+    settings.hold(config, _choices(config))
+    return explain.to_terminal(config.getoption("bottle_explain"), config)
 
 
 @pytest.hookimpl(trylast=True)
@@ -145,12 +166,17 @@ def _listen(config: pytest.Config) -> None:
     config.pluginmanager.register(listener, "bottle-listener")
 
 
+def _flag(name: str) -> str:
+    """Spell a setting's name as on the command line."""
+    return f"--bottle-{name.replace('_', '-')}"
+
+
 def _choices(config: pytest.Config) -> dict[str, Choice]:
     """Find what was chosen: the command line before the environment before the ini file."""
     found = {}
     for name, *_ in _OPTIONS:
         given = (
-            (config.getoption(f"bottle_{name}"), f"--bottle-{name}"),
+            (config.getoption(f"bottle_{name}"), _flag(name)),
             (os.environ.get(f"BOTTLE_{name.upper()}") or None, f"BOTTLE_{name.upper()}"),
             (_ini(config, name), f"ini key bottle_{name}"),
         )
@@ -176,7 +202,7 @@ def _ini(config: pytest.Config, name: str) -> object:
     try:
         value = config.getini(key)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        raise pytest.UsageError(f"--bottle-{name} (from ini key {key}): {error}") from None
+        raise pytest.UsageError(f"{_flag(name)} (from ini key {key}): {error}") from None
     return None if value == "" else value
 
 

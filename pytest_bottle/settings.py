@@ -18,7 +18,9 @@ from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleS
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from pytest_bottle.backends.command.orders import Orders
     from pytest_bottle.backends.contract import Backend
+    from pytest_bottle.manifest import Manifest
     from pytest_bottle.waivers import Waiver
 
     BackendFactory = Callable[[], Backend]
@@ -39,6 +41,7 @@ _WORDS: Mapping[str, Collection[str]] = {
     "profile": PROFILES,
     "scope": SCOPES,
     "thorough": (*_TRUE, *_FALSE),
+    "allow_host_faults": (*_TRUE, *_FALSE),
 }
 
 
@@ -61,7 +64,9 @@ class Settings:
         backend: its name; empty leaves it to detection.
         mutant: the check whose mutant stands in for the backend; empty for none.
         profile: the name of what the conformance suite is to check.
+        allow_host_faults: whether checks may change a host that is not made for the session.
         thorough: whether checks take the catalogue's durations and numbers of repeats.
+        command: what the command backend runs; None if another backend was chosen.
         gate: whether a planned check without a good verdict makes the run red.
         require: the result that a gated run must reach, or better.
         reports: the files that the run's record is written to.
@@ -69,6 +74,7 @@ class Settings:
         spec: what a bottle is where no marker says otherwise.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
+        choices: what was chosen, by name, as it was written.
     """
 
     backend: str = ""
@@ -78,6 +84,8 @@ class Settings:
     profile: str = DEFAULT
     scope: str = "function"
     thorough: bool = False
+    allow_host_faults: bool = False
+    command: Orders | None = None
     gate: bool = False
     require: str = "partial"
     reports: tuple[str, ...] = ()
@@ -85,6 +93,7 @@ class Settings:
     spec: BottleSpec = PLAIN
     ignored: tuple[str, ...] = ()
     offered: Mapping[str, BackendFactory] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def backend_name(self) -> str:
@@ -102,6 +111,8 @@ class Settings:
             from pytest_bottle.backends.adapter import checked
 
             return checked(name, self.offered[name])
+        if self.command is not None:
+            return selection.commands(self.command)
         return selection.BUILT_IN[name]()
 
 
@@ -135,16 +146,20 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
     values: dict[str, Any] = {
         name: choice.text for name, choice in choices.items() if name in _AS_THEY_ARE
     }
-    for flag in ("gate", "thorough"):
+    for flag in ("allow_host_faults", "gate", "thorough"):
         values[flag] = flag in choices and choices[flag].text in _TRUE
     if "report" in choices:
         values["reports"] = _report_paths(choices["report"], config)
     # Who wants a record, or a result, wants to know that nothing is missing in it.
     values["gate"] |= "report" in choices or "require" in choices
-    spec, ignored = _described(choices["config"], config) if "config" in choices else (PLAIN, ())
+    if "config" in choices:
+        read = _described(choices["config"], config)
+        values |= {"spec": read.spec, "ignored": read.ignored}
     if "timeout" in choices:
-        spec = replace(spec, timeout=_seconds(choices["timeout"]))
-    return Settings(**values, spec=spec, ignored=ignored, offered=offered)
+        spec = values.get("spec", PLAIN)
+        values["spec"] = replace(spec, timeout=_seconds(choices["timeout"]))
+    command = _commands(choices, config) if values.get("backend") == selection.COMMAND else None
+    return Settings(**values, command=command, offered=offered, choices=choices)
 
 
 def describe(choices: Mapping[str, Choice]) -> str:
@@ -156,7 +171,7 @@ def describe(choices: Mapping[str, Choice]) -> str:
 
 
 def _usage_error(name: str, choice: Choice, message: str) -> pytest.UsageError:
-    option = f"--bottle-{name}"
+    option = f"--bottle-{name.replace('_', '-')}"
     source = "" if choice.source == option else f" (from {choice.source})"
     return pytest.UsageError(f"{option}{source}: {message}")
 
@@ -178,14 +193,26 @@ def _seconds(choice: Choice) -> float:
     return seconds
 
 
-def _described(choice: Choice, config: pytest.Config) -> tuple[BottleSpec, tuple[str, ...]]:
+def _described(choice: Choice, config: pytest.Config) -> Manifest:
     from pytest_bottle import manifest
 
     try:
-        read = manifest.load(os.path.join(_folder(choice, config), choice.text))
+        return manifest.load(path_of(choice, config))
     except ConfigurationError as error:
         raise _file_error("config", choice, error) from None
-    return read.spec, read.ignored
+
+
+def _commands(choices: Mapping[str, Choice], config: pytest.Config) -> Orders:
+    from pytest_bottle.backends.command import loading
+
+    choice = choices.get("command", Choice(selection.COMMAND_FILE, DISCOVERED))
+    try:
+        orders = loading.load(path_of(choice, config))
+    except ConfigurationError as error:
+        raise _file_error("command", choice, error) from None
+    if orders.inside_lab and (reason := selection.impossible_here("netns")):
+        raise _usage_error("command", choice, f"internet: lab: {reason}")
+    return orders
 
 
 def _waivers(choice: Choice, config: pytest.Config) -> tuple[Waiver, ...]:
@@ -195,7 +222,7 @@ def _waivers(choice: Choice, config: pytest.Config) -> tuple[Waiver, ...]:
     held = of(config)
     try:
         return waivers.load(
-            os.path.join(_folder(choice, config), choice.text),
+            path_of(choice, config),
             checks=[check.id for check in known_checks(config)],
             backends=(*selection.BUILT_IN, *held.offered),
         )
@@ -219,6 +246,11 @@ def _report_paths(choice: Choice, config: pytest.Config) -> tuple[str, ...]:
             message = f"the format of {name!r}, by its end: {unknown(kind, FORMATS)}"
             raise _usage_error("report", choice, message)
     return tuple(os.path.join(_folder(choice, config), name) for name in names)
+
+
+def path_of(choice: Choice, config: pytest.Config) -> str:
+    """Tell the path of a file that was chosen; what it is relative to depends on where that was."""
+    return os.path.join(_folder(choice, config), choice.text)
 
 
 def _folder(choice: Choice, config: pytest.Config) -> str:

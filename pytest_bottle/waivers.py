@@ -125,12 +125,12 @@ def _distinct(words: Sequence[Word], found: Sequence[Waiver | None]) -> tuple[Wa
 
 def _waiver(word: Word, checks: Collection[str], backends: Collection[str]) -> Waiver | None:
     before = len(word.report.problems)
-    fields = word.fields(_READERS, {}, "{check: HST-01, backend: mine, …}")
+    fields = word.fields(READERS, {}, "{check: HST-01, backend: mine, …}")
     for name in _EXAMPLES if word.is_mapping else ():
         if name not in fields:
             example = f"such as {name}: {_EXAMPLES[name]}"
             word.refuse(f"the word {name!r} is missing", example, ", ".join(fields) or "none")
-    values = {name: _READERS[name](one) for name, one in fields.items()}
+    values = {name: READERS[name](one) for name, one in fields.items()}
     for name, known in (("check", checks), ("backend", backends)):
         if values.get(name) and values[name] not in known:
             expected = "the ID of a check" if name == "check" else f"one of: {', '.join(known)}"
@@ -179,7 +179,8 @@ def _versions(word: Word) -> str:
     return text
 
 
-_READERS: dict[str, Callable[[Word], Any]] = {
+#: The words of an entry and how each is read; ``versions`` may be left out.
+READERS: dict[str, Callable[[Word], Any]] = {
     "check": _text,
     "backend": _text,
     "versions": _versions,

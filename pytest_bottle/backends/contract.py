@@ -162,6 +162,8 @@ class Feature(enum.Enum):
     """The running agent can be connected to the egress network, behind the suite's back."""
     TRANSPARENT = "transparent"
     """The sidecar takes the agent's direct traffic: programs need no proxy variables."""
+    TLS_INTERCEPT = "tls-intercept"
+    """The sidecar opens the TLS of allowed hosts and judges each request inside."""
     SESSION = "session"
     """What a session of the backend left can be told from outside, and removed, by its identity."""
     INVENTORY = "inventory"

@@ -39,7 +39,7 @@ HOST = "host"
 #: The resolver that the reference sidecar asks; any address answers in the lab.
 RESOLVER = Endpoint("192.88.99.53", 53)
 #: Where programs look for the authorities they trust, each in its own variable.
-_TRUST = dict.fromkeys(
+TRUST = dict.fromkeys(
     (
         "SSL_CERT_FILE",
         "REQUESTS_CA_BUNDLE",
@@ -130,7 +130,7 @@ class EngineBackend:
                 f"{name}-sidecar",
                 (egress.name, internal.name),
                 f"{name}-sidecar",
-                _TRUST,
+                TRUST,
                 resolver=RESOLVER.host,
                 timeout=spec.timeout,
                 rootfs=spec.rootfs,
@@ -335,7 +335,7 @@ class EngineBackend:
             request = GuestRequest(name, networks, name, rootfs=rootfs)
         elif vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
             networks = (topology.egress.name,)
-            request = GuestRequest(name, networks, name, _TRUST, RESOLVER.host, rootfs=rootfs)
+            request = GuestRequest(name, networks, name, TRUST, RESOLVER.host, rootfs=rootfs)
         elif vantage in (Vantage.STRANGER, Vantage.COMPANION):
             networks = (self._strangers(topology),)
             request = GuestRequest(name, networks, name, rootfs=rootfs)
@@ -431,5 +431,5 @@ def _agent_environment(proxy: Endpoint) -> dict[str, str]:
     return {
         **variables,
         **{name.lower(): value for name, value in variables.items()},
-        **_TRUST,
+        **TRUST,
     }

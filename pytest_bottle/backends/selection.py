@@ -11,6 +11,7 @@ from pytest_bottle.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_bottle.backends.command.orders import Orders
     from pytest_bottle.backends.contract import Backend
 
 
@@ -42,10 +43,29 @@ def _macos_container() -> Backend:
     )
 
 
+def _command() -> Backend:
+    raise BackendUnavailableError(
+        "the command backend has no command lines",
+        where="--bottle-backend=command",
+        expected="a file that says what they are: --bottle-command=PATH",
+    )
+
+
+def commands(orders: Orders) -> Backend:
+    """Open the command backend on what its file says, and hold it to the contract."""
+    from pytest_bottle.backends.adapter import checked
+    from pytest_bottle.backends.command.backend import CommandBackend
+
+    return checked(COMMAND, lambda: CommandBackend(orders))
+
+
+#: The backend of command lines, and where they are if nobody says so.
+COMMAND, COMMAND_FILE = "command", "bottle-command.yaml"
 #: The backends that come with the package, each opened by a function without arguments.
 BUILT_IN: dict[str, Callable[[], Backend]] = {
     "netns": _netns,
     "black-hole": _black_hole,
+    "command": _command,
     "macos-container": _macos_container,
 }
 

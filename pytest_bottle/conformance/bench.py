@@ -9,17 +9,18 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_bottle import rerunning
 from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.conformance import conditions, rows, ruling, survey
+from pytest_bottle.conformance import conditions, rows, ruling, survey, telling
 from pytest_bottle.conformance.ahead import Ahead
 from pytest_bottle.conformance.registry import all_checks
-from pytest_bottle.errors import Inconclusive, NotSupported, Violation
+from pytest_bottle.errors import UNKNOWN, Facts, Inconclusive, NotSupported, Violation
 from pytest_bottle.firing import run_one
 from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
 from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Backend, Feature, Topology
     from pytest_bottle.conformance.registry import Check
@@ -60,6 +61,7 @@ class Bench:
         thorough: take the catalogue's durations and numbers of repeats, not the quick ones.
         allow_host_faults: let checks change a host that is not made for the session.
         ahead: the checks that will be run; of these some may run ahead, beside each other.
+        rerun: writes the command line that runs a check alone; None knows the backend's name only.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Bench:
         thorough: bool = False,
         allow_host_faults: bool = False,
         ahead: Iterable[Check] = (),
+        rerun: Callable[[str], str] | None = None,
     ) -> None:
         self.backend = backend
         own = (*all_checks(), *rows.checks_of(spec.policy))
@@ -79,6 +82,7 @@ class Bench:
         self.thorough = thorough
         self.allow_host_faults = allow_host_faults
         self._reopening = reopening
+        self._rerun = rerun
         self._described = replace(spec.spare, command=())
         self.spec = replace(spec, egress=DEFAULT_EGRESS, command=())
         self.topology = backend.up(self.spec)
@@ -169,6 +173,10 @@ class Bench:
         began = time.monotonic()
         try:
             note = check.body(mine)
+        except Inconclusive as error:  # of a helper that does not know the check
+            if error.facts is UNKNOWN:
+                raise mine.inconclusive(f"{error.what}: {error.seen}") from error
+            raise
         finally:
             self._common.took[check.id] = time.monotonic() - began
         if self.surveyed and check in self.claimants and (why := self.blind(check)):
@@ -229,11 +237,11 @@ class Bench:
         """
         check = self.current.id
         swept = ruling.judge_sweeps(self.evidence, check, self.unmet())
-        verdict, seen = ruling.rule(self.judged(check), swept)
+        verdict, seen, facts = ruling.rule(self.judged(check), swept)
         if verdict is Verdict.VIOLATED:
-            raise self.violation(seen)
+            raise self.violation(seen, facts)
         if verdict is not Verdict.PASSED:
-            raise self.inconclusive(seen)
+            raise self.inconclusive(seen, facts)
         return seen
 
     def blind(self, check: Check) -> str:
@@ -262,8 +270,13 @@ class Bench:
         assert self._check is not None, "a check's body runs through Bench.run"
         return self._check
 
-    def violation(self, seen: str) -> Violation:
-        """Make the exception for a property that does not hold."""
+    def violation(self, seen: str, facts: Facts = UNKNOWN) -> Violation:
+        """Make the exception for a property that does not hold.
+
+        Args:
+            seen: what was there instead.
+            facts: what that rests on; what they leave open is filled in.
+        """
         check = self.current
         return Violation(
             f"{check.id} VIOLATED: {check.title}",
@@ -271,9 +284,10 @@ class Bench:
             expected=check.requirement,
             seen=seen,
             next_step=self._next_step(),
+            facts=telling.completed(facts, check),
         )
 
-    def inconclusive(self, seen: str) -> Inconclusive:
+    def inconclusive(self, seen: str, facts: Facts = UNKNOWN) -> Inconclusive:
         """Make the exception for a property about which nothing was found out."""
         check = self.current
         return Inconclusive(
@@ -282,15 +296,13 @@ class Bench:
             expected="green controls, and a record of every stimulus",
             seen=seen,
             next_step=self._next_step(),
+            facts=telling.completed(facts, check, seen),
         )
 
     def _next_step(self) -> str:
-        check = self.current
-        evidence = f"; see {check.evidence[0]}" if check.evidence else ""
-        return (
-            f"rerun alone: pytest --pyargs pytest_bottle.conformance {self._option()} "
-            f"-k {check.id}{evidence}"
-        )
+        identity = self.current.id
+        rerun = self._rerun or (lambda one: rerunning.command(one, [self._option()]))
+        return f"rerun alone: {rerun(identity)}"
 
     def _where(self) -> str:
         info = self.backend.describe()

@@ -89,6 +89,8 @@ def _broken_request(operation: Operation, record: Record, sidecar: str) -> str:
     if record.get("status") != 200:
         seen = {key: record.get(key) for key in ("outcome", "status", "detail", "body")}
         return f"{name} through the proxy failed: {seen}"
+    if not record.get("proxy"):
+        return f"{name}: the agent's variables name no proxy, so it went straight there"
     try:
         origin = json.loads(record["body"])
     except ValueError:

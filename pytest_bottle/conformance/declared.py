@@ -12,10 +12,10 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
-from pytest_bottle.errors import BottleError
+from pytest_bottle.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_bottle.conformance.bench import Bench
 
@@ -31,9 +31,16 @@ def contradictions(bench: Bench) -> list[str]:
     found: list[str] = []
     for tried in (_root, _ipv6, _published, _audit, _inventory, _session):
         # A backend that cannot even be asked is judged by the checks that ask it.
-        with contextlib.suppress(BottleError):
-            found += tried(bench)
+        with contextlib.suppress(Exception):
+            found += _tried(tried, bench)
     return found
+
+
+def _tried(tried: Callable[[Bench], Iterator[str]], bench: Bench) -> list[str]:
+    try:
+        return [*tried(bench)]
+    except ConfigurationError as error:  # what is declared was refused: the adapter tells
+        return [error.seen]
 
 
 def _root(bench: Bench) -> Iterator[str]:
@@ -67,7 +74,9 @@ def _audit(bench: Bench) -> Iterator[str]:
     if declared and Feature.AUDIT in bench.topology.lacks:
         return
     url = "http://denied.test/declared"
-    bench.probe(Vantage.AGENT, {"kind": "http", "proxy": "environment", "url": url})
+    what = {"kind": "http", "proxy": "environment", "url": url}
+    if bench.probe(Vantage.AGENT, what).get("status") is None:
+        return  # no proxy has answered, so there is nothing to record: PXY-01 tells
     recorded = _recorded(bench)
     if declared and not recorded:
         yield "audit is declared, and the record holds nothing of a request by the proxy"

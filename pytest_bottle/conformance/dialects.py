@@ -25,15 +25,18 @@ class Step:
     """Bytes to send, and what to wait for then: so many bytes, or a text among them.
 
     A ``datagram`` goes by UDP to the relay that the answer before it names (RFC 1928 section 7).
+    Before the step TLS is begun with the server of the name ``tls``, for HTTP/2, if there is one.
     """
 
     send: bytes
     until: int | str = 0
     datagram: bool = False
+    tls: str = ""
 
     def order(self) -> dict[str, object]:
         """What the probe is told."""
-        return {"send": self.send.hex(), "until": self.until, "datagram": self.datagram}
+        tls = {"tls": self.tls} if self.tls else {}
+        return {"send": self.send.hex(), "until": self.until, "datagram": self.datagram, **tls}
 
 
 class Destination(NamedTuple):
@@ -178,14 +181,26 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _AUTHORITY, _METHOD, _PATH, _SCHEME = 1, 2, 4, 6
 
 
+def _get_frame(stream: int, scheme: bytes, authority: bytes, path: bytes) -> bytes:
+    get = _field(_METHOD, b"GET") + _field(_SCHEME, scheme) + _field(_PATH, path)
+    return _frame(1, 5, stream, get + _field(_AUTHORITY, authority))
+
+
+def over_http2(path: bytes, *authorities: bytes) -> bytes:
+    """The same request for several authorities, on one connection that TLS has made for HTTP/2."""
+    asked = (
+        _get_frame(2 * number + 1, b"https", authority, path)
+        for number, authority in enumerate(authorities)
+    )
+    return _PREFACE + _frame(4, 0, 0, b"") + b"".join(asked)
+
+
 def _h2(to: Destination) -> Steps:
     """HTTP/2 with prior knowledge (RFC 9113 section 3.3): a GET, and a CONNECT with words in it."""
-    get = _field(_METHOD, b"GET") + _field(_SCHEME, b"http") + _field(_PATH, to.path)
-    get += _field(_AUTHORITY, to.host)
     tunnel = _field(_METHOD, b"CONNECT") + _field(_AUTHORITY, b"%s:%d" % (to.host, to.tunnel))
     frames = (
         _frame(4, 0, 0, b""),
-        _frame(1, 5, 1, get),
+        _get_frame(1, b"http", to.host, to.path),
         _frame(1, 4, 3, tunnel),
         _frame(0, 0, 3, to.words),
     )

@@ -7,7 +7,6 @@ that the listener's answers could not end.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.contract import User
+from pytest_bottle.conformance import telling
 from pytest_bottle.firing import Operation, Volley, fire
 from pytest_bottle.guest.probe.direct import HANDMADE
 from pytest_bottle.stimulus import new_nonce
@@ -256,16 +256,10 @@ def settle(
     }
     verdict = combine(findings.values())
     if verdict is Verdict.VIOLATED:
-        leaks = [name for name, f in findings.items() if f.value.startswith("leaked")]
-        raise bench.violation("; ".join(_arrived(volley, name) for name in leaks[:10]))
+        leaks = [one for one in tried if findings[one.name].value.startswith("leaked")]
+        raise bench.violation(*telling.attempts(volley, leaks, len(tried)))
     if verdict is not Verdict.PASSED:
         broken = [name for name, f in findings.items() if f is Finding.INCONCLUSIVE]
         seen = [f"{name}: {volley.records.get(name) or volley.failures}" for name in broken[:3]]
         raise bench.inconclusive(why or "; ".join(seen) or "nothing could be sent")
-    counts = Counter((one.vantage.value, str(volley.outcome(one.name))) for one in tried)
-    return ", ".join(f"{vantage}: {n}x {outcome}" for (vantage, outcome), n in counts.items())
-
-
-def _arrived(volley: Volley, name: str) -> str:
-    record = volley.records.get(name, {})
-    return f"{name}: it arrived, the prober saw {record.get('outcome')!r}"
+    return telling.counted((one.vantage, str(volley.outcome(one.name))) for one in tried)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import os
 import re
+import sys
 import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bottle import planning, rerunning, settings
 from pytest_bottle.backends import selection
-from pytest_bottle.backends.contract import Vantage
-from pytest_bottle.conformance import paper
-from pytest_bottle.conformance.plan import describe
 from pytest_bottle.conformance.registry import Level, Severity, Witness
+from pytest_bottle.conformance.sent import sent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from pytest_bottle.conformance.plan import Plan
     from pytest_bottle.conformance.registry import Check
-    from pytest_bottle.firing import Operation
-    from pytest_bottle.stimulus import Shot
 
 _SEVERITY = {
     Severity.CRITICAL: "an unbounded channel, control of the host, or false assurance",
@@ -46,10 +44,25 @@ _WITNESS = {
     "anywhere.",
     Witness.NOT_APPLICABLE: "By what the suite's own means report of themselves.",
 }
-#: How many stimuli to one place are printed.
-_MOST = 16
+#: What a row of a user's own rests on.
+_OWN = ("your own bottle.yaml",)
 _WIDTH = 96
 _INDENT = 15
+
+
+def to_terminal(texts: Iterable[str], config: pytest.Config) -> int:
+    """Print what is known of the checks that are asked for; returns pytest's exit status.
+
+    Raises:
+        pytest.UsageError: one of them is not known.
+    """
+    chosen = choose(texts, planning.known_checks(config))
+    rerun = rerunning.of(config, settings.of(config))
+    with contextlib.suppress(BrokenPipeError):  # whoever reads has seen enough
+        for check in chosen:
+            sys.stdout.write(f"{explain(check, rerun(check.id))}\n")
+        sys.stdout.flush()
+    return pytest.ExitCode.OK
 
 
 def choose(texts: Iterable[str], checks: Sequence[Check]) -> list[Check]:
@@ -86,103 +99,21 @@ def explain(check: Check, rerun: str) -> str:
         ("requirement", check.requirement),
         ("severity", f"{check.severity.value}: {_SEVERITY[check.severity]}"),
         ("level", f"{check.level.value}: {_LEVEL[check.level]}"),
-        *(("evidence" if n == 0 else "", each) for n, each in enumerate(check.evidence)),
+        *(("evidence" if n == 0 else "", each) for n, each in enumerate(check.evidence or _OWN)),
         *(("sent" if n == 0 else "", line) for n, line in enumerate(sent(check))),
         ("judged", f"{_WITNESS[check.witness]} (witness: {check.witness.value})"),
         ("needs", ", ".join(sorted(one.value for one in check.needs)) or "nothing special"),
         *(("mutants" if n == 0 else "", line) for n, line in enumerate(_mutants(check))),
         ("source", _source(check)),
-        ("rerun", rerun),
     ]
-    return "\n".join([f"{check.id}  {check.title}", *(_line(*part) for part in parts), ""])
+    lines = [f"{check.id}  {check.title}", *(_line(*part) for part in parts)]
+    return "\n".join([*lines, f"  {'rerun:':<{_INDENT - 2}}{rerun}", ""])  # whole, to be copied
 
 
 def _line(name: str, text: str) -> str:
     first = f"  {name + ':' if name else '':<{_INDENT - 2}}"
     wrapped = textwrap.wrap(text, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False)
     return first + f"\n{' ' * _INDENT}".join(wrapped)
-
-
-# -- what is sent ----------------------------------------------------------------------------------
-
-
-def sent(check: Check) -> list[str]:
-    """Describe what a check sends, a line for each vantage point; its plan on paper tells."""
-    if check.stimuli is None:
-        where = "on bottles, or in runs of pytest, of its own" if check.apart else "when it runs"
-        return [f"nothing with the survey: it looks and tries by itself, {where}"]
-    plan, sheet = paper.plan_of(check)
-    told = _Told(sheet.words)
-    lines = [*told.claims(plan), *told.sweeps(plan), *told.rows(plan), *told.operations(plan)]
-    return lines or ["nothing of its own"]
-
-
-class _Told:
-    """The parts of a plan in words: some stand for the addresses of a bottle on paper."""
-
-    def __init__(self, words: Mapping[str, str]) -> None:
-        self._words = words
-
-    def claims(self, plan: Plan) -> Iterator[str]:
-        pairs = ((c.shot.vantage, _shot(c.shot)) for c in plan.claims)
-        for vantage, texts in self._grouped(pairs):
-            root = ", as root too where there is one" if vantage is Vantage.AGENT else ""
-            yield f"{vantage.value}: {texts}; none may arrive{root}"
-        if plan.claims:
-            places = dict.fromkeys(c.mirror.vantage.value for c in plan.claims)
-            yield f"{' and '.join(places)}: the same, as the control that has to arrive"
-
-    def sweeps(self, plan: Plan) -> Iterator[str]:
-        for sweep in plan.sweeps:
-            via = self._in_words(str(sweep.operation.what["via"]))
-            yield f"privileged: a packet to each of the 65535 {sweep.protocol} ports, via {via}"
-
-    def rows(self, plan: Plan) -> Iterator[str]:
-        for vantage, texts in self._grouped((a.shot.vantage, _shot(a.shot)) for a in plan.asked):
-            yield f"{vantage.value}: {texts}"
-        if plan.asked:
-            yield "open: the same before and after, as the control that has to arrive"
-
-    def operations(self, plan: Plan) -> Iterator[str]:
-        every = [*plan.first, *plan.during]
-        for vantage, texts in self._grouped((o.vantage, _operation(o)) for o in every):
-            yield f"{vantage.value}: {texts}"
-
-    def _in_words(self, line: str) -> str:
-        for address in sorted(self._words, key=len, reverse=True):
-            pattern = rf"(?<![\w.:]){re.escape(address)}(?![\w.])(?!:\w)"
-            line = re.sub(pattern, self._words[address], line)
-        return re.sub(r"[0-9a-f]{32}", "NONCE", line)
-
-    def _grouped(self, pairs: Iterable[tuple[Vantage, str]]) -> Iterator[tuple[Vantage, str]]:
-        """Put together what goes from one place, and of that what goes to one place."""
-        found: dict[Vantage, dict[str, dict[str, None]]] = {}
-        for vantage, text in pairs:
-            what, to, place = self._in_words(text).partition(" to ")
-            found.setdefault(vantage, {}).setdefault(to + place, {})[what] = None
-        for vantage, places in found.items():
-            yield vantage, "; ".join(_some([*what]) + place for place, what in places.items())
-
-
-def _some(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
-    return ", ".join(texts[:_MOST]) + more
-
-
-def _shot(shot: Shot) -> str:
-    return describe(shot.stimulus) + (shot.via and f" via {shot.via}")
-
-
-def _operation(operation: Operation) -> str:
-    """Name an operation of the probe by its kind, and by where it goes."""
-    what = operation.what
-    talks = what.get("talks")
-    if isinstance(talks, list):
-        return f"{len(talks)} conversations with a proxy in raw bytes"
-    place = str(what.get("url") or what.get("host") or what.get("name") or "")
-    if what["kind"] == "http":
-        return f"{what.get('method', 'GET')} {place}{' by the proxy' if what.get('proxy') else ''}"
-    return f"{what['kind']} {place}".strip()
 
 
 # -- where it lies ---------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.contract import Feature, Vantage
-from pytest_bottle.conformance import talks
+from pytest_bottle.conformance import talks, telling
 from pytest_bottle.conformance.dialects import connect, request
 from pytest_bottle.conformance.talks import Talk
-from pytest_bottle.errors import TransportError
+from pytest_bottle.errors import Facts, TransportError
 from pytest_bottle.firing import Operation, fire
 from pytest_bottle.guest.policy import ANY_HOST
 from pytest_bottle.spec import EgressRoute
@@ -202,7 +202,8 @@ def _require_undialled(bench: Bench, hearing: Hearing, watched: Collection[str])
     heard = [r for r in hearing.records if r.dst in watched and _is_new(r)]
     if heard:
         where = sorted({f"{r.dst}:{r.dport}" for r in heard})
-        raise bench.violation(f"the witness heard the sidecar dial {', '.join(where)}")
+        facts = Facts(heard=telling.packets(heard), how="the sidecar dialled")
+        raise bench.violation(f"the sidecar dialled {', '.join(where)}", facts)
     if hearing.lost:
         raise bench.inconclusive(f"the witness lost {hearing.lost} packets")
 

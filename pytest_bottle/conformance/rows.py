@@ -13,11 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
+from pytest_bottle.conformance import telling
 from pytest_bottle.conformance.plan import Claim, describe
 from pytest_bottle.conformance.registry import Check, Level, Severity, Witness
 from pytest_bottle.conformance.rounds import Asked, arrivals
 from pytest_bottle.conformance.ruling import Judged
-from pytest_bottle.errors import BottleError
+from pytest_bottle.errors import BottleError, Facts
 from pytest_bottle.firing import Operation, fire
 from pytest_bottle.stimulus import Icmp, Shot, Tcp, Udp, new_nonce, sendable
 from pytest_bottle.verdict import Finding, judge
@@ -166,12 +167,16 @@ def _require_arrived(bench: Bench, row: Row) -> str:
     if why:
         raise bench.inconclusive(why)
     if missing:
+        shots = [one.claim.shot for one in missing]
         raise bench.violation(
-            "; ".join(
-                f"{one.claim.shot.name}: the witness did not hear it, the prober saw "
-                f"{one.outcome!r}, and the same from the open guest arrived"
-                for one in missing
-            )
+            f"{len(missing)} of {len(found)} stimuli did not arrive, or no answer came back",
+            Facts(
+                sent=telling.some([shot.name for shot in shots]),
+                heard="the witness heard the same from the open guest, and this not: nonce "
+                + ", ".join(shot.nonce for shot in shots[:4]),
+                how=telling.mechanisms(missing),
+                cause=f"no way leads there from the {row.origin}, or a rule stands on it",
+            ),
         )
     return ", ".join(f"{one.claim.shot.name}: {one.outcome}, heard" for one in found)
 
@@ -278,9 +283,13 @@ def _blocked(
 ) -> str:
     if came:
         raise bench.violation(
-            f"{request.name}: the witness heard {len(came)} packets of it, the first from "
-            f"{came[0].src} to {came[0].dst}:{came[0].dport} at {came[0].time_ns / 1e9:.3f} s "
-            f"(nonce {request.what['nonce']}), the prober saw {_seen(record)}"
+            f"{request.name}: it arrived",
+            Facts(
+                sent=request.name,
+                heard=telling.packets(came, str(request.what["nonce"])),
+                how=f"the prober saw {_seen(record)}",
+                cause="the sidecar's routes let it through",
+            ),
         )
     denied = _denied(topology, record)
     if why or not denied:
@@ -304,7 +313,13 @@ def _allowed(
     cause = f"the sidecar denied it, {denied}" if denied else f"the prober saw {_seen(record)}"
     heard = "heard of it, but no answer came back" if came else "heard nothing of it"
     raise bench.violation(
-        f"{request.name}: {cause}; the witness {heard}, and the sidecar itself gets there"
+        f"{request.name}: it did not arrive, or no answer came back",
+        Facts(
+            sent=request.name,
+            heard=f"the witness {heard} (nonce {request.what['nonce']}); the sidecar's own arrived",
+            how=cause,
+            cause="no route of bottle.yaml lets it through" if denied else "",
+        ),
     )
 
 

@@ -9,8 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_bottle.conformance import telling
 from pytest_bottle.conformance.inside import uncounted, visited
 from pytest_bottle.conformance.plan import BEATEN
+from pytest_bottle.errors import UNKNOWN, Facts
 from pytest_bottle.firing import heard
 from pytest_bottle.verdict import Finding, Verdict, combine, is_leak, judge
 
@@ -44,14 +46,16 @@ class Swept:
     sweep: Sweep
     finding: Finding
     ports: tuple[int, ...]
+    heard: tuple[Heard, ...]
     why: str
 
 
 class Ruling(NamedTuple):
-    """A verdict, and the mechanisms, the leaks or the reasons behind it."""
+    """A verdict, the mechanisms, the leaks or the reasons behind it, and what these rest on."""
 
     verdict: Verdict
     seen: str
+    facts: Facts = UNKNOWN
 
 
 def rule(judged: Sequence[Judged], swept: Sequence[Swept]) -> Ruling:
@@ -61,18 +65,24 @@ def rule(judged: Sequence[Judged], swept: Sequence[Swept]) -> Ruling:
     everything: list[Judged | Swept] = [*swept, *judged]
     verdict = combine(one.finding for one in everything)
     if verdict is Verdict.VIOLATED:
-        # A port that is on no list is what a sweep is there for.
-        leaks = [_open_ports(one) for one in swept if is_leak(one.finding)]
-        leaks += [_leak(one) for one in judged if is_leak(one.finding)]
-        return Ruling(verdict, "; ".join(leaks))
+        return Ruling(verdict, *_leaks(judged, swept))
     if verdict is not Verdict.PASSED:
         reasons = Counter(one.why or one.finding.value for one in everything)
         reasons.pop(Finding.BLOCKED.value, None)
         seen = "; ".join(f"{why} ({n}x)" for why, n in reasons.items())
-        return Ruling(verdict, seen or "nothing was claimed")
+        return Ruling(verdict, seen or "nothing was claimed", telling.claims(judged))
     told = [f"{one.sweep.protocol} sweep: 65535 ports, none heard" for one in swept]
     told += [f"not credited, for the outer network does not carry it: {name}" for name in eaten]
-    return Ruling(verdict, ", ".join([_mechanisms(judged), *told]))
+    return Ruling(verdict, ", ".join([telling.mechanisms(judged), *told]))
+
+
+def _leaks(judged: Sequence[Judged], swept: Sequence[Swept]) -> tuple[str, Facts]:
+    """Name all leaks; what is known of the first is told."""
+    # A port that is on no list is what a sweep is there for.
+    told = [telling.swept(o.sweep, o.ports, o.heard) for o in swept if is_leak(o.finding)]
+    if any(is_leak(one.finding) for one in judged):
+        told.append(telling.leaks(judged))
+    return "; ".join(seen for seen, _ in told), told[0][1]
 
 
 def mirrored(evidence: Evidence) -> Evidence:
@@ -158,14 +168,18 @@ def _broken_sweep(evidence: Evidence, sweep: Sweep) -> str:
 
 def _ports(evidence: Evidence, operation: Operation, protocol: str) -> set[int]:
     """Tell the ports of a sweep at which the far side heard it; 0 stands for an unknown one."""
+    return {record.dport or 0 for record in _records(evidence, operation, protocol)}
+
+
+def _records(evidence: Evidence, operation: Operation, protocol: str) -> tuple[Heard, ...]:
     number, host = {"tcp": 6, "udp": 17}[protocol], operation.what["host"]
     nonce = str(operation.what["nonce"]).encode()
-    return {
-        record.dport or 0
+    return tuple(
+        record
         for hearing in (evidence.swept, evidence.tail)
         for record in hearing.records
         if (record.dst == host and record.proto == number) or nonce in record.payload
-    }
+    )
 
 
 def judge_sweeps(evidence: Evidence, check: str, unmet: str) -> list[Swept]:
@@ -176,38 +190,9 @@ def judge_sweeps(evidence: Evidence, check: str, unmet: str) -> list[Swept]:
 
 def judge_sweep(evidence: Evidence, sweep: Sweep, unmet: str) -> Swept:
     """Judge one sweep like a single stimulus: heard at any port, it was heard."""
-    ports = tuple(sorted(_ports(evidence, sweep.operation, sweep.protocol)))
+    records = _records(evidence, sweep.operation, sweep.protocol)
+    ports = tuple(sorted({record.dport or 0 for record in records}))
     why = unmet or _broken_sweep(evidence, sweep)
     outcome = evidence.volley.outcome(sweep.operation.name)
     finding = judge(outcome, echo=False, heard=bool(ports), controls=not why)
-    return Swept(sweep, finding, ports, why)
-
-
-# -- in words --------------------------------------------------------------------------------------
-
-
-def _open_ports(one: Swept) -> str:
-    return (
-        f"{len(one.ports)} {one.sweep.protocol} ports leaked from the privileged probe, among them "
-        f"{', '.join(map(str, one.ports[:10]))}; the witness heard them "
-        f"({one.sweep.operation.name})"
-    )
-
-
-def _leak(one: Judged) -> str:
-    shot = one.claim.shot
-    text = f"{shot.name}: {one.finding.value}, the prober saw {one.outcome!r}"
-    if one.heard:
-        first = one.heard[0]
-        text += (
-            f", the witness heard {len(one.heard)} packets, the first from {first.src} to "
-            f"{first.dst} at {first.time_ns / 1e9:.3f} s (nonce {shot.nonce})"
-        )
-    elif one.claim.ear is not None:
-        text += f", {one.claim.ear.value} received it"
-    return text
-
-
-def _mechanisms(judged: Sequence[Judged]) -> str:
-    counts = Counter((one.claim.shot.vantage.value, str(one.outcome)) for one in judged)
-    return ", ".join(f"{vantage}: {n}x {outcome}" for (vantage, outcome), n in counts.items())
+    return Swept(sweep, finding, ports, records, why)

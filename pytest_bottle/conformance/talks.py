@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_bottle.backends.contract import Endpoint, User, Vantage
+from pytest_bottle.conformance import telling
+from pytest_bottle.errors import Facts
 from pytest_bottle.firing import Operation
 
 if TYPE_CHECKING:
@@ -173,9 +175,20 @@ def leaks(bench: Bench, name: str, denied: Sequence[Talk]) -> list[tuple[str, He
     return found or [("some conversation", record) for record in fresh if record.dst in addresses]
 
 
+def rests_on(found: Sequence[tuple[str, Heard]]) -> Facts:
+    """Say what a leak of conversations rests on: what was said, and the packets that came of it."""
+    names = sorted({talk for talk, _ in found})
+    return Facts(
+        sent=telling.some([f"agent to its proxy: {talk}" for talk in names]),
+        heard=f"{telling.packets([r for _, r in found])}: {found[0][1].payload[:80]!r}",
+        how="the sidecar went there, or looked the name up",
+    )
+
+
 def require_silence(bench: Bench, name: str, denied: Sequence[Talk]) -> None:
     """Require that the far side heard nothing of conversations about a denied name."""
     found = leaks(bench, name, denied)
     if found:
         names = sorted({talk for talk, _ in found})
-        raise bench.violation(f"{', '.join(names)}: the witness heard {packet(found[0][1])}")
+        seen = f"{len(names)} conversations led to {name}, or asked for it: {telling.some(names)}"
+        raise bench.violation(seen, rests_on(found))

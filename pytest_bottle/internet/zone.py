@@ -26,6 +26,8 @@ ALTERNATING, ALIASED, MIXED, MIXED6 = (
     f"{kind}.test" for kind in ("alternating", "aliased", "mixed", "mixed6")
 )
 INSIDE, INSIDE6 = "10.99.0.7", "fd00::7"
+#: Names that have an IPv6 address and no other: out there, and inside (IP6-04).
+ONLY6, INWARD6 = "only6.test", "inward6.test"
 #: Names below this one hold the address that they have: ``127-0-0-1.spelled.test`` (PXY-14).
 SPELLED = "spelled.test"
 _IN_A_NAME = re.compile(r"([0-9]{1,3})-([0-9]{1,3})-([0-9]{1,3})-([0-9]{1,3})\.")
@@ -109,6 +111,8 @@ class Zone:
             ALIASED: Found(dnswire.NOERROR, FIXED["metadata.test"], _ALIASES),
             MIXED: Found(dnswire.NOERROR, (pair[0], INSIDE)),
             MIXED6: Found(dnswire.NOERROR, (pair[0], INSIDE6)),
+            ONLY6: Found(dnswire.NOERROR, pair[1:]),
+            INWARD6: Found(dnswire.NOERROR, (INSIDE6,)),
             SPELLED: spelled and Found(dnswire.NOERROR, (".".join(spelled.groups()),)),
         }
         return known.get(registrable(name)) or None

@@ -1,13 +1,11 @@
-"""The record of a run, in the formats that ``--bottle-report`` writes; each is made of one record.
-
-``report-1.schema.json`` beside this file is the JSON Schema of the canonical one.
-"""
+"""The record of a run, in the formats that ``--bottle-report`` writes; all from one record."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bottle.reports.record import record
@@ -17,7 +15,10 @@ if TYPE_CHECKING:
 
     Record = Mapping[str, Any]
 
-__all__ = ["FORMATS", "record", "write"]
+__all__ = ["FORMATS", "SCHEMA", "record", "write"]
+
+#: The JSON Schema of the canonical record.
+SCHEMA = Path(__file__).with_name("report-1.schema.json")
 
 
 def _as_json(made: Record) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bottle.backends.contract import ExecResult, Vantage
-from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend
+from pytest_bottle.backends.contract import Vantage
+from pytest_bottle.conformance.mutants.base import NetnsBackend
 from pytest_bottle.conformance.mutants.ipv6 import Version6
 from pytest_bottle.conformance.mutants.names import Forwards
 from pytest_bottle.errors import Inconclusive, Violation
-from tests.judging import run_check, taken_apart
+from tests.judging import run_check
+from tests.mute import Mute
 
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Topology
@@ -22,24 +22,6 @@ pytestmark = pytest.mark.usefixtures("netns_works")
 
 
 # -- routers --------------------------------------------------------------------------------------
-
-
-class Mute(Meddler):
-    """One operation of the probe is answered without being done."""
-
-    def __init__(self, vantage: Vantage, kind: str, outcome: str) -> None:
-        super().__init__()
-        self.silent = vantage, f'"kind": "{kind}"'.encode(), outcome
-
-    def meddle(self, errand: Errand) -> Errand | ExecResult:
-        """Let a command run, or only say so."""
-        where, kind, outcome = self.silent
-        if errand.vantage is not where or kind not in errand.stdin:
-            return errand
-        operations = taken_apart(errand.stdin)[1]["operations"]
-        records = [{"id": one["id"], "outcome": outcome} for one in operations]
-        lines = [json.dumps(record) for record in (*records, {"done": len(records)})]
-        return ExecResult(0, "\n".join(lines).encode(), b"")
 
 
 @pytest.mark.parametrize(
@@ -136,3 +118,24 @@ def test_resolvers_are_just_the_declared_ones(make: type[NetnsBackend], why: str
     """One that nobody declared is one too many, although it asks nobody; so is an empty promise."""
     with pytest.raises(Violation, match=why):
         run_check(make(), "DNS-04")
+
+
+# -- controls -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("identity", "muted", "why"),
+    [
+        ("DNS-05", (Vantage.SIDECAR, "ask", "tool-error"), "was not heard"),
+        ("DNS-08", (Vantage.OPEN, "rewritten", "answered"), "not even the open guest's question"),
+        ("DNS-08", (Vantage.AGENT, "rewritten", "tool-error"), "did not report"),
+        ("PXY-20", (Vantage.SIDECAR, "sockets", "tool-error"), "cannot be listed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_without_its_control_a_check_of_names_proves_nothing(
+    identity: str, muted: tuple[Vantage, str, str], why: str
+) -> None:
+    """Who must be heard was not: silence about the others is no pass."""
+    with pytest.raises(Inconclusive, match=why):
+        run_check(Mute(*muted), identity)

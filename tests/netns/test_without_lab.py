@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pytest_bottle.conformance.registry import Check
     from pytest_bottle.internet.contract import Internet
 
-CHECKS = [check for check in all_checks() if Feature.LAB not in check.needs and not check.apart]
+#: Without the lab, and what netns has not anyway.
+LACKING = {Feature.LAB, Feature.TRANSPARENT}
+CHECKS = [check for check in all_checks() if not LACKING & check.needs and not check.apart]
 
 
 class Labless(NetnsBackend):

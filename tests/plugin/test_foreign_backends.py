@@ -70,6 +70,7 @@ def test_the_suite_calls_a_lie_no_skip(pytester: pytest.Pytester, toy: ToyLog) -
             "*a backend contradicts its features",
             "*declares Feature.INVENTORY, and inventory says: not today",
             "INCONCLUSIVE  RES-01 *",
+            "bottle: a declared feature is contradicted: declares Feature.INVENTORY, and *",
         ]
     )
 

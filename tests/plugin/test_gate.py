@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 
 from pytest_bottle.conformance import profiles
+from pytest_bottle.reports import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -403,6 +405,42 @@ def test_the_gate_by_a_variable(pytester: pytest.Pytester, monkeypatch: pytest.M
     assert off.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
+POLICY = """
+policy:
+  - {id: USER-WEB, from: agent, to: 203.0.113.9:443/tcp, expect: blocked}
+"""
+
+
+def test_a_row_of_ones_own(alone: Run, pytester: pytest.Pytester) -> None:
+    """A policy of the user's own is planned in every profile; its evidence is in the record."""
+    (pytester.path / "bottle.yaml").write_text(POLICY)
+
+    result = alone(*FRONT_DOOR, "--bottle-report=r.json")
+
+    assert result.ret == GREEN
+    made = json.loads((pytester.path / "r.json").read_text())
+    jsonschema.validate(made, json.loads(SCHEMA.read_text()))
+    row = made["checks"][-1]
+    assert (row["id"], row["verdict"], row["gating"]) == ("USER-WEB", "passed", True)
+    assert row["evidence"]
+
+
+def test_a_row_that_is_left_out(alone: Run, pytester: pytest.Pytester) -> None:
+    """Deselected, a row of the user's own is missed like any check."""
+    (pytester.path / "bottle.yaml").write_text(POLICY)
+
+    result = alone(*FRONT_DOOR, "--deselect=somewhere", "-k", "PRV")
+
+    assert result.ret == RED
+    result.stdout.fnmatch_lines(
+        [
+            "NOT RUN *USER-WEB *",
+            " * it was deselected (-k=PRV, --deselect=somewhere)",
+            "profile tiny@1: failed (1 not run)",
+        ]
+    )
+
+
 # -- quirks, features, requirements ----------------------------------------------------------------
 
 SUITE = """
@@ -518,5 +556,6 @@ def test_a_record_of_nothing(alone: Run, pytester: pytest.Pytester) -> None:
 
     assert result.ret == RED
     made: dict[str, Any] = json.loads((pytester.path / "out.json").read_text())
+    jsonschema.validate(made, json.loads(SCHEMA.read_text()))
     assert (made["result"], made["complete"]) == ("failed", False)
     assert made["backend"]["version"] is None

@@ -154,13 +154,22 @@ def test_header_names_the_detected_backend(pytester: pytest.Pytester) -> None:
         (
             "--bottle-backend=netnz",
             "*--bottle-backend: 'netnz' is not known; did you mean 'netns'? "
-            "(known: netns, black-hole, macos-container)",
+            "(known: netns, black-hole, command, macos-container)",
         ),
         ("--bottle-backend=", "*--bottle-backend: '' is not known (known: netns, *)"),
         ("--bottle-internet=lob", "*--bottle-internet: 'lob' *did you mean 'lab'? (known: lab)"),
         (
             "--bottle-keep=on_failure",
             "*--bottle-keep: *did you mean 'on-failure'? (known: never, *",
+        ),
+        (
+            "--bottle-profile=core@2",
+            "*--bottle-profile: 'core@2' is not known; did you mean 'core@1'? "
+            "(known: core@1, strict@1, transparent@1, all)",
+        ),
+        (
+            "--bottle-require=conform",
+            "*--bottle-require: 'conform' *did you mean 'conformant'? (known: partial, conformant)",
         ),
         ("--bottle-scope=package", "*--bottle-scope: 'package' is not known*(known: function, *"),
         ("--bottle-timeout=0", "*--bottle-timeout: expected seconds from 0.1 to 3600, seen '0'"),
@@ -201,6 +210,7 @@ def test_the_environments_part_is_named(
     ("line", "expected"),
     [
         ("bottle_backend = netnz", "--bottle-backend (from ini key bottle_backend): 'netnz'"),
+        ("bottle_gate = soon", "--bottle-gate (from ini key bottle_gate): "),
         ("bottle_thorough = soon", "--bottle-thorough (from ini key bottle_thorough): "),
         ("bottle_timeout = soon", "--bottle-timeout (from ini key bottle_timeout): "),
         ("bottle_timeout = 0", "--bottle-timeout (from ini key bottle_timeout): expected seconds"),

@@ -76,6 +76,7 @@ def test_strict_settings(pytester: pytest.Pytester) -> None:
         [pytest]
         addopts = --strict-markers --strict-config
         bottle_backend = netns
+        bottle_gate = false
         bottle_internet = lab
         bottle_keep = never
         bottle_profile = core@1
@@ -101,8 +102,10 @@ def test_help_names_every_option_with_its_twins(pytester: pytest.Pytester) -> No
     """``--help`` shows each option, its variable and its ini key."""
     text = " ".join(str(pytester.runpytest("--help").stdout).split())
 
-    names = ("backend", "config", "internet", "keep", "mutant", "profile", "scope", "thorough")
-    for name in (*names, "timeout"):
-        assert f"--bottle-{name}{' ' if name == 'thorough' else '='}" in text
+    names = ("backend", "config", "internet", "keep", "mutant", "profile", "report", "require")
+    flags = ("allow_host_faults", "gate", "thorough")
+    for name in (*names, "scope", "timeout", "waivers", *flags):
+        option = f"--bottle-{name.replace('_', '-')}"
+        assert f"{option}{' ' if name in flags else '='}" in text
         assert f"[env: BOTTLE_{name.upper()}, ini: bottle_{name}]" in text
         assert f"bottle_{name} (" in text

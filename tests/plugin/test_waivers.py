@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
 
-import pytest_bottle.reports
 from pytest_bottle import waivers
 from pytest_bottle.conformance import profiles
+from pytest_bottle.reports import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,8 +169,7 @@ def weakened(pytester: pytest.Pytester) -> Callable[..., tuple[pytest.RunResult,
             *(*FRONT_DOOR, chosen, "--bottle-profile=tiny@1", "--bottle-report=out/r.json")
         )
         made = json.loads((pytester.path / "out" / "r.json").read_text())
-        schema = Path(pytest_bottle.reports.__file__).with_name("report-1.schema.json")
-        jsonschema.validate(made, json.loads(schema.read_text()))
+        jsonschema.validate(made, json.loads(SCHEMA.read_text()))
         return result, made
 
     return run
@@ -202,6 +200,29 @@ def test_a_waived_violation(weakened: Any) -> None:
     assert "PRV-01 VIOLATED" in waived["message"]
     assert passed["waiver"] is None
     assert [one["status"] for one in made["waivers"]] == ["used"]
+
+
+def test_a_waiver_by_workers(pytester: pytest.Pytester) -> None:
+    """Workers excuse, and the controller knows that the waiver was used."""
+    (pytester.path / "bottle-waivers.yaml").write_text(written(GOOD))
+    pytester.makeconftest(
+        """
+        import datetime as dt
+        from pytest_bottle import waivers
+        from pytest_bottle.conformance import profiles
+
+        waivers.today = lambda: dt.date(2030, 1, 15)
+        profiles.PROFILES["tiny@1"] = frozenset({"PRV-01", "PRV-02"})
+        """
+    )
+
+    result = pytester.runpytest_subprocess(
+        *(*FRONT_DOOR, "--bottle-mutant=PRV-04", "--bottle-profile=tiny@1", "--bottle-gate"),
+        *("-n", "2"),
+    )
+
+    assert result.ret == GREEN
+    result.stdout.fnmatch_lines(["WAIVED        PRV-01 *", "profile tiny@1: partial (1 waived)"])
 
 
 def test_an_expired_waiver(weakened: Any) -> None:
@@ -330,6 +351,7 @@ def test_a_record_by_workers(pytester: pytest.Pytester, monkeypatch: pytest.Monk
     assert result.ret == RED
     text = (pytester.path / "one.json").read_text()
     made = json.loads(text)
+    jsonschema.validate(made, json.loads(SCHEMA.read_text()))
     assert json.loads((pytester.path / "two.json").read_text()) == made
     assert (made["run"]["workers"], made["backend"]["mutant"]) == (2, "NET-01")
     leak, _ = made["checks"]

@@ -14,6 +14,7 @@ from pytest_bottle.errors import (
     BringUpError,
     ConfigurationError,
     DeadlineError,
+    Facts,
     Inconclusive,
     NotSupported,
     TransportError,
@@ -23,7 +24,7 @@ from pytest_bottle.errors import (
 FAMILY = [
     value
     for value in vars(errors).values()
-    if isinstance(value, type) and issubclass(value, Exception)
+    if isinstance(value, type) and issubclass(value, Exception) and value.__name__[0] != "_"
 ]
 FIELDS = {"where": "here", "expected": "this", "seen": "that", "next_step": "do something"}
 
@@ -63,6 +64,20 @@ def test_an_error_survives_its_way_to_another_process(kind: type[BottleError]) -
         assert type(other) is kind
         assert str(other) == str(error)
         assert vars(other) == vars(error)
+
+
+@pytest.mark.parametrize("kind", [Inconclusive, Violation])
+def test_a_verdict_says_what_it_rests_on(kind: type[Inconclusive | Violation]) -> None:
+    """Between what was seen and what is to be done, in another process too."""
+    facts = Facts(sent="a packet", heard="it", cause="a hole")
+
+    error = kind("it failed", seen="that", next_step="do something", facts=facts)
+
+    assert str(error) == (
+        "it failed\n  seen:     that\n  sent:     a packet\n  heard:    it\n  cause:    a hole\n"
+        "  next:     do something"
+    )
+    assert pickle.loads(pickle.dumps(error)).facts == facts
 
 
 def test_a_deadline_keeps_the_output_so_far() -> None:

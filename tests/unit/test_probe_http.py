@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import ssl
 from typing import TYPE_CHECKING
@@ -180,6 +181,19 @@ def test_a_tunnel_names_its_target_with_the_port(listen: Listen) -> None:
     for host, where in (("a.test", "a.test:443"), ("[::1]:8443", "[::1]:8443")):
         ask("http", url=f"https://{host}/", proxy=proxy)
         assert origin.heads.pop() == f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode()
+
+
+def test_a_proxy_may_ask_who_one_is(listen: Listen) -> None:
+    """Credentials in its URL go to the proxy, decoded, and to nobody else (RFC 7617)."""
+    origin = Recorder(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+    where = f"{HERE}:{listen(origin)}"
+    header = f"Proxy-Authorization: Basic {base64.b64encode(b'me.x=:a b@').decode()}\r\n"
+    for url in ("http://a.test/", "https://a.test/"):
+        record = ask("http", url=url, proxy=f"http://me.x%3D:a%20b%40@{where}")
+        assert record["proxy"] == where
+        assert header in origin.heads.pop().decode()
+    ask("http", url=f"http://{where}/", environment={**BARE}, proxy="environment")
+    assert b"Authorization" not in origin.heads.pop()
 
 
 def test_the_proxy_is_taken_from_the_guests_variables(sidecar: Start, listen: Listen) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _NEEDS = frozenset({Feature.LAB, Feature.HOST_EXEC, Feature.OPEN_GUEST})
 #: What some programs call the host as well: Apple's container, and nss-myhostname(8).
 _MORE = ("host.container.internal", "_gateway", "_outbound")
+#: Seconds that the canary waits for its last word, at the most: a silent resolver takes its time.
+_LISTENING = 60.0
 _HOSTNAME = "import socket; print(socket.gethostname())"
 
 
@@ -46,7 +48,10 @@ def aliases_lead_nowhere(bench: Bench) -> str:
     everywhere = ["0.0.0.0", *(["::"] if Feature.IPV6 in bench.features else [])]
     callers = [(Vantage.OPEN, topology.egress.gateway)]
     canary = encounters.Post(
-        *(bench.backend, topology, Vantage.HOST, port), callers=callers, addresses=everywhere
+        *(bench.backend, topology, Vantage.HOST, port),
+        callers=callers,
+        addresses=everywhere,
+        more={"deadline": _LISTENING},
     )
     with canary.open(patient=not why):
         volley = fire(bench.backend, topology, tries, encounters.NEARBY)

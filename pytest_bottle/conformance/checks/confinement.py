@@ -111,7 +111,7 @@ _READ_ONLY = frozenset({"EROFS", "EACCES", "EPERM"})
     "Network sysctls are read-only",
     severity=Severity.MEDIUM,
     witness=Witness.NO,
-    needs=frozenset({Feature.EXEC_ROOT, Feature.PRIVILEGED_PROBE}),
+    needs=frozenset({Feature.EXEC_ROOT, Feature.PRIVILEGED_PROBE, Feature.HOST_EXEC}),
     evidence=(
         "CVE-2020-13401",
         "CVE-2020-8558",
@@ -121,8 +121,10 @@ _READ_ONLY = frozenset({"EROFS", "EACCES", "EPERM"})
 def settings_are_read_only(bench: Bench) -> str:
     """Writes to settings below /proc/sys/net fail for the agent and its root, by whichever path,
     and neither can mount that folder or another /proc writable; the values stay what they were, as
-    a further process reads them. A setting that a guest's kernel does not show counts for nothing.
+    a further process reads them, and so do the host's own. A setting that a guest's kernel does not
+    show counts for nothing.
     """
+    own = _settings(bench, Vantage.HOST, User.AGENT, write=False)["values"]
     control = _settings(bench, Vantage.PRIVILEGED, User.ROOT, write=True)["answers"]
     if control.get("/proc/sys/net/ipv4/ip_forward") != "done":
         raise bench.inconclusive(f"even the privileged probe cannot write its own: {control}")
@@ -139,6 +141,9 @@ def settings_are_read_only(bench: Bench) -> str:
         if unclear or not before:
             raise bench.inconclusive(f"as {user.value}, neither refused nor done: {unclear}")
         refused = sum(one in _READ_ONLY for one in answers.values())
+    now = _settings(bench, Vantage.HOST, User.AGENT, write=False)["values"]
+    if now != own:
+        raise bench.violation(f"the host's own settings have changed: {own}, now {now}")
     return f"{refused} attempts refused, as the agent's user and as root; {len(before)} values kept"
 
 

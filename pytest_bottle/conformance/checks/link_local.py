@@ -45,7 +45,8 @@ _SERVICES = (22, 53, 80, 111, 443, 2375, 5353, 5355, 8080, 9090)
 def no_link_local_host(bench: Bench) -> str:
     """The host's link-local address on the internal network, and that of anything else there,
     accepts nothing but what the sidecar's proxy does: neither from the agent nor from a privileged
-    probe beside it that has IPv6 on.
+    probe beside it that has IPv6 on. The host is judged by a canary of its own; at others some
+    well-known TCP ports stand for the catalogue's sweep, for nothing there listens by our order.
     """
     why = bench.unmet()
     with bench.another() as topology:

@@ -219,7 +219,8 @@ def _require_far_sweep(bench: Bench) -> None:
 )
 def sidecar_is_found_by_address(bench: Bench) -> str:
     """The bottle passes the sidecar as an address; names that the engine does not serve are not
-    relied on; the sidecar resolves allowed names with the servers that it was given.
+    relied on; the sidecar resolves allowed names with the servers that it was given. `localhost`
+    counts as an address, since nobody is asked for it (RFC 6761).
     """
     named = _names_in_proxy_variables(bench)
     if named:
@@ -245,14 +246,21 @@ def _names_in_proxy_variables(bench: Bench) -> list[str]:
     proxies = {name: url for name, url in variables.items() if url}
     if not proxies:
         raise bench.inconclusive(f"the agent has no proxy variables: {record}")
-    return [f"{name}={url}" for name, url in sorted(proxies.items()) if not _is_literal(url)]
+    hosts = {name: _host_of(url) for name, url in sorted(proxies.items())}
+    return [f"{name} names {host!r}" for name, host in hosts.items() if not _is_literal(host)]
 
 
-def _is_literal(url: str) -> bool:
+def _host_of(url: str) -> str:
+    """Take the host of a URL, and leave the credentials that may stand beside it."""
+    return urlsplit(url if "://" in url else f"http://{url}").hostname or ""
+
+
+def _is_literal(host: str) -> bool:
+    """Tell an address, or the one name that is never looked up (RFC 6761, section 6.3)."""
     try:
-        ip_address(urlsplit(url if "://" in url else f"http://{url}").hostname or "")
+        ip_address(host)
     except ValueError:
-        return False
+        return host == "localhost"
     return True
 
 

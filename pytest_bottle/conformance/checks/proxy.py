@@ -6,12 +6,13 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, Vantage
-from pytest_bottle.conformance import conditions, talks
+from pytest_bottle.conformance import conditions, talks, telling
 from pytest_bottle.conformance.conditions import ALLOWED, DENIED
 from pytest_bottle.conformance.denials import NO_AUDIT, host_of, require_denial
 from pytest_bottle.conformance.dialects import connect, request
 from pytest_bottle.conformance.registry import Severity, check
 from pytest_bottle.conformance.talks import Talk
+from pytest_bottle.errors import Facts
 from pytest_bottle.firing import Operation
 from pytest_bottle.stimulus import Web, new_nonce
 from pytest_bottle.verdict import Verdict, combine
@@ -95,9 +96,10 @@ def denied_is_refused(bench: Bench) -> str:
         if r.dst in addresses or any(nonce in r.payload.lower() for nonce in nonces)
     ]
     if heard:
+        outcomes = [(Vantage.AGENT, str(evidence.volley.outcome(name))) for name in _BOTH]
         raise bench.violation(
-            f"the witness heard {len(heard)} packets to or about {DENIED}, the first to "
-            f"{heard[0].dst}:{heard[0].dport}"
+            f"somebody went to {DENIED}, or looked it up",
+            Facts(heard=telling.packets(heard), how=telling.counted(outcomes)),
         )
     unmet = bench.unmet()
     if unmet or evidence.volley.records.get(_OPEN_GET, {}).get("status") != 200:
@@ -150,15 +152,16 @@ def only_declared_ports(bench: Bench) -> str:
     evidence = bench.evidence
     operation = talks.held(evidence.plan, _PORTS)
     addresses = bench.backend.internet.addresses_of(ALLOWED)
-    opened = {
-        r.dport
+    opened = [
+        r
         for r in talks.news(evidence)
         if r.proto == 6 and r.dst in addresses and r.dport in _UNDECLARED
-    }
+    ]
     if opened:
+        ports = ", ".join(map(str, sorted({r.dport or 0 for r in opened})))
         raise bench.violation(
-            f"the witness heard TCP to {ALLOWED} at ports {sorted(filter(None, opened))}, which "
-            "nobody declared"
+            f"the sidecar opened TCP to {ALLOWED} at ports that nobody declared: {ports}",
+            Facts(heard=telling.packets(opened)),
         )
     silent = [port for port in _UNDECLARED if not evidence.volley.echo(_direct(port))]
     doubts = talks.deaf(bench) or talks.unusable(evidence, operation)

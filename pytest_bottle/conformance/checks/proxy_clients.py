@@ -27,7 +27,7 @@ _USUAL = (80, 443, 1080, 3128, 8080, 8118, 8443, 8888, 9050, 9099)
 _FORMS = ("CONNECT", "GET", "SOCKS5")
 
 _LISTEN = 10
-#: Seconds for a sweep of all ports.
+#: Seconds for a sweep of all ports, or for a listener until its last word, at the most.
 _SWEEPING = 60.0
 
 
@@ -72,7 +72,8 @@ def _try(bench: Bench) -> _Trial:
     callers = [(Vantage.NEIGHBOUR, outer)]
     if Feature.HOST_EXEC in bench.features:
         callers.append((Vantage.HOST, outer))
-    post = Post(backend, topology, Vantage.SIDECAR, port, callers=callers)
+    long = {"deadline": _SWEEPING}
+    post = Post(backend, topology, Vantage.SIDECAR, port, callers=callers, more=long)
     doors = [Endpoint(outer, number) for number in _ports(bench)]
     published = [topology.published] if topology.published else []
     strangers = [_asked("neighbour", Vantage.NEIGHBOUR, doors)]

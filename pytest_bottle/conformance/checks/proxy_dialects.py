@@ -199,8 +199,8 @@ def spelling_is_canonical(bench: Bench) -> str:
     if leaks:
         names = sorted({name for name, _ in leaks if name})
         raise bench.violation(
-            f"{len(names)} spellings led to {FORBIDDEN} or asked for it: {'; '.join(names[:12])}; "
-            f"the witness heard {talks.packet(leaks[0][1])}"
+            f"{len(names)} spellings led to {FORBIDDEN} or asked for it: {'; '.join(names[:12])}",
+            talks.rests_on(leaks),
         )
     doubts = talks.doubts(bench, FORBIDDEN, operation)
     if doubts:

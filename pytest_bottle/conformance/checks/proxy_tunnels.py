@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Feature
-from pytest_bottle.conformance import greetings, talks
+from pytest_bottle.backends.contract import Feature, Vantage
+from pytest_bottle.conformance import conditions, greetings, talks
 from pytest_bottle.conformance.conditions import ALLOWED
-from pytest_bottle.conformance.dialects import HEAD, Step, request
+from pytest_bottle.conformance.dialects import HEAD, Step, over_http2, request
 from pytest_bottle.conformance.greetings import client_hello, server_name
 from pytest_bottle.conformance.registry import Level, Severity, check
 from pytest_bottle.conformance.talks import Talk
 from pytest_bottle.errors import NotSupported
+from pytest_bottle.firing import Operation, fire
 from pytest_bottle.stimulus import new_nonce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from pytest_bottle.backends.contract import Endpoint
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.conformance.dialects import Steps
     from pytest_bottle.conformance.plan import Plan
+    from pytest_bottle.firing import Volley
 
 _LAB = frozenset({Feature.LAB})
 #: An unlisted name of this check alone.
 FRONTED = "fronted.test"
 _TUNNELS = "PXY-07 tunnels"
+#: Seconds for one conversation: what is cut is not waited for, and a loaded machine is slow.
+_PATIENCE = 3.0
 _A, _D = ALLOWED.encode(), FRONTED.encode()
 #: So many bytes of a greeting stand before its session, which is its nonce, and as long as that.
 _SESSION = slice(44, 76)
@@ -89,7 +94,7 @@ def _greet(plan: Plan) -> None:
         nonce = new_nonce()
         steps = _tunnel(make(nonce.encode(), address))
         held.append(Talk(form, plan.topology.proxy, steps, nonce))
-    plan.during.append(talks.conversations(_TUNNELS, held))
+    plan.during.append(talks.conversations(_TUNNELS, held, _PATIENCE))
     talks.plan_control(plan, "PXY-07", FRONTED)
 
 
@@ -123,7 +128,7 @@ def tls_names_the_approved_host(bench: Bench) -> str:
     if foreign and not bench.topology.tls_opaque:
         named = [talk for talk in operation.talks if talk.name in _OTHER]
         talks.require_silence(bench, FRONTED, named)
-    doubts = talks.doubts(bench, FRONTED, operation)
+    doubts = talks.doubts(bench, FRONTED, operation) or _unsaid(bench, operation)
     if doubts or "the approved name" not in through:
         raise bench.inconclusive(doubts or "a greeting with the approved name is not heard either")
     if bench.topology.tls_opaque:
@@ -136,3 +141,101 @@ def tls_names_the_approved_host(bench: Bench) -> str:
     split = [name for name in _SAME if name not in through]
     note = f"{len(_OTHER)} greetings with another name, none was heard; rule: {rule}"
     return f"{note}; refused as well: {', '.join(split)}" if split else note
+
+
+def _unsaid(bench: Bench, operation: talks.Conversations) -> str:
+    """Name the greetings that never were said to their end, though the proxy listened."""
+    found = talks.records(bench.evidence, operation.name)
+    late = [
+        talk.name
+        for talk in operation.talks
+        if found[talk.name]["outcome"] == "timeout"
+        and len(found[talk.name]["answers"]) < len(talk.steps)
+    ]
+    return f"not said to the end: {', '.join(late)}" if late else ""
+
+
+# -- where it is opened ----------------------------------------------------------------------------
+
+#: An unlisted name of this check alone, for what is said behind an allowed name.
+INNER = "inner.test"
+_ALLOWED_INSIDE, _H1, _H2 = "allowed, inside TLS", "another Host by HTTP/1.1", "HTTP/2 inside TLS"
+#: What the far side's own answer to a request has, and no denial.
+_SERVED = "body_sha256"
+
+
+def _by_http1(host: str) -> dict[str, object]:
+    """Ask the allowed host inside TLS, whoever's its certificate is, with a Host."""
+    what = {"kind": "http", "proxy": "environment", "insecure": True, "deadline": 5.0}
+    return {**what, "url": f"https://{ALLOWED}/", "headers": {"Host": host}}
+
+
+def _by_http2(at: Endpoint) -> Iterator[Talk]:
+    """Ask for another authority, at once, and behind one that is allowed."""
+    (head,) = request(_A + b":443", b"Host: %s:443" % _A, method=b"CONNECT")
+    for name, before in (("another :authority", ()), ("a second :authority", (_A,))):
+        nonce = new_nonce()
+        frames = over_http2(b"/" + nonce.encode(), *before, f"{nonce}.{INNER}".encode())
+        inside = Step(frames, f"{nonce}.{INNER}", tls=ALLOWED)
+        yield Talk(name, at, (Step(head.send, HEAD), inside), nonce)
+
+
+@check(
+    "PXY-08",
+    "Where TLS is opened, the inner Host is checked",
+    level=Level.TRANSPARENT,
+    severity=Severity.HIGH,
+    needs=_LAB | {Feature.TLS_INTERCEPT},
+    evidence=(
+        "https://github.com/superradcompany/microsandbox/issues/709",
+        "https://github.com/Wide-Moat/open-computer-use/issues/198",
+    ),
+)
+def inner_host_is_checked(bench: Bench) -> str:
+    """Where the sidecar opens TLS, Host and :authority inside match the name that was approved:
+    what asks for another host inside the TLS of an allowed one is not served by the far side and
+    not told to it, by HTTP/1.1, by HTTP/2, or by HTTP/2 on a connection that has asked for the
+    allowed host before.
+    """
+    bench.backend.trust()
+    nonce, mark = new_nonce(), bench.backend.internet.mark()
+    held = talks.conversations(_H2, _by_http2(bench.topology.proxy), 5.0)
+    operations = [
+        Operation(_ALLOWED_INSIDE, Vantage.AGENT, _by_http1(ALLOWED)),
+        Operation(_H1, Vantage.AGENT, _by_http1(f"{nonce}.{INNER}")),
+        held,
+    ]
+    volley = fire(bench.backend, bench.topology, operations)
+    hearing = bench.backend.internet.heard(mark)
+    answers = {_H1: str(volley.records.get(_H1, {}).get("body"))}
+    spoken = volley.records.get(_H2, {}).get("talks", {})
+    answers |= {name: "".join(record["answers"][1:]) for name, record in spoken.items()}
+    # Between sidecar and far side all is secret: whom the far side took it for, it says itself.
+    served = [name for name, said in answers.items() if _SERVED in said and INNER in said]
+    known = bench.backend.internet.addresses_of(INNER)
+    nonces = [nonce.encode(), *(talk.nonce.encode() for talk in held.talks)]
+    heard = [r for r in hearing.records if r.dst in known or any(n in r.payload for n in nonces)]
+    if served or heard:
+        told = f"; the witness heard {talks.packet(heard[0])}" if heard else ""
+        raise bench.violation(f"the far side served {', '.join(served) or 'nothing'}{told}")
+    return _require_served(bench, volley, held)
+
+
+def _require_served(bench: Bench, volley: Volley, held: talks.Conversations) -> str:
+    """The controls: the allowed host is served inside TLS, and HTTP/2 was spoken or refused."""
+    record = volley.records.get(_ALLOWED_INSIDE, {})
+    spoken = volley.records.get(_H2, {}).get("talks", {})
+    missing = [
+        talk.name
+        for talk in held.talks
+        if spoken.get(talk.name, {}).get("outcome") in (None, "tool-error")
+    ]
+    failed = volley.outcome(_H1) in (None, "tool-error")
+    # Not the whole path: whether the agent trusts what opens its TLS is TRN-02's.
+    broken = conditions.broken_probe(bench.evidence)
+    if broken or _SERVED not in str(record.get("body")) or missing or failed:
+        seen = record.get("outcome"), record.get("status"), missing, volley.failures
+        raise bench.inconclusive(broken or f"the allowed host inside TLS: {seen}")
+    one = volley.records[_H1].get("status") or volley.outcome(_H1)
+    two = ", ".join(f"{name}: {record['outcome']}" for name, record in spoken.items())
+    return f"another Host by HTTP/1.1: {one}; HTTP/2: {two}"

@@ -35,6 +35,7 @@ _NEEDS = frozenset({Feature.LAB, Feature.PUBLISH, Feature.HOST_EXEC, Feature.NEI
         "https://github.com/moby/moby/pull/49325",
     ),
     apart=True,
+    alone=True,  # what it reloads is everybody's
 )
 def neighbours_cannot_use_published_ports(bench: Bench) -> str:
     """A port published on the host's loopback cannot be reached from the host's outer segment:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _NEEDS = frozenset({Feature.LAB, Feature.OPEN_GUEST, Feature.PRIVILEGED_PROBE})
 _WAYS = ("file", "hosts", "mount", "copy", "variables")
 _DNS = 53
+#: Seconds that the listener on the link waits for its last word, at the most.
+_LISTENING = 90.0
 
 
 def _rewriting(server: str, vantage: Vantage, user: User, zone: str = ZONE) -> Operation:
@@ -99,7 +101,8 @@ def _try(bench: Bench, topology: Topology) -> _Trial:
         _request("http", ALLOWED),
     ]
     callers = [(Vantage.AGENT, beside)]
-    post = Post(backend, topology, Vantage.PRIVILEGED, _DNS, callers=callers)
+    long = {"deadline": _LISTENING}
+    post = Post(backend, topology, Vantage.PRIVILEGED, _DNS, callers=callers, more=long)
     volley, mark = Volley(), backend.internet.mark()
     with post.open():
         # One after the other: what is written over is the same file each time.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_bottle.firing import Record
 
 #: Seconds for which the probe reads along at the most; a word ends it.
-_LISTENING = 20.0
+_LISTENING = 10.0
 
 
 @check(
@@ -69,7 +69,7 @@ def _claim(bench: Bench, ours: Topology, theirs: Topology) -> str:
     addresses = [address for one in (ours, theirs) for address in _claimable(bench, one)]
     what = {"kind": "claim", "addresses": addresses}
     said = bench.probe(Vantage.PRIVILEGED, what, topology=ours)
-    if said["outcome"] != "sent":
+    if said["outcome"] != "sent" or "link" not in said:
         raise bench.inconclusive(f"the privileged probe could not claim anything: {said}")
     for vantage in (Vantage.AGENT, Vantage.SIDECAR):
         known = _neighbours(bench, theirs, vantage)

@@ -101,7 +101,8 @@ def _at_the_stranger(bench: Bench, topology: Topology, stranger: str, why: str) 
 def _unknown_names(bench: Bench, topology: Topology) -> str:
     """Require that names of others lead nowhere: a resolver of the engine's might know them."""
     hostname = bench.backend.exec(topology, Vantage.STRANGER, ["cat", "/proc/sys/kernel/hostname"])
-    names = {hostname.out, bench.sibling.agent.name, bench.sibling.sidecar.name} - {""}
+    another = bench.topology
+    names = {hostname.out, another.agent.name, another.sidecar.name} - {""}
     for name in sorted(names):
         what = {"kind": "resolve", "name": name, "raw": f"{new_nonce()}.test"}
         record = bench.probe(Vantage.AGENT, what, topology=topology)
@@ -167,8 +168,8 @@ def _at_the_agent(
 def agent_ports_are_not_exposed(bench: Bench) -> str:
     """What the agent listens on cannot be reached from the outer segment, from a stranger's network
     (where the backend has one), nor from the host itself (where the backend says so: some engines
-    let their host in by design). The catalogue lets the far side try as well; nothing runs there by
-    our order, and a neighbour's packets take the same way by the host.
+    let their host in by design). The catalogue lets the far side try as well; nothing is sent from
+    there by order, so a neighbour of the host stands for it.
     """
     places = {
         Vantage.NEIGHBOUR: Feature.NEIGHBOUR,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
+from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_BLACKHOLE, FR_ACT_PROHIBIT, Rule
+from pytest_bottle.conformance.mutants import name_patches
 from pytest_bottle.conformance.mutants.base import Leaky, NetnsBackend, mutant
+from pytest_bottle.conformance.mutants.proxy import tampered
 
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Topology
@@ -82,4 +84,11 @@ class LinkLocalHost(Version6):
         bridge = self.netns.bridges[topology.internal.name]
         on = ["sysctl", f"net/ipv6/conf/{bridge}/disable_ipv6", "0"]
         self.netns.configure("host", [on, ["address", bridge, {"cidr": "fe80::1/64"}]])
-        self.add_rules(topology, Rule(60, FR_ACT_PROHIBIT, iif=bridge, family=socket.AF_INET6))
+        # In silence: H's refusals would quote what was sent, to whomever it names as its sender.
+        self.add_rules(topology, Rule(60, FR_ACT_BLACKHOLE, iif=bridge, family=socket.AF_INET6))
+
+
+@mutant("IP6-04")
+def looks_at_version4_only() -> NetnsBackend:
+    """The sidecar looks at the class of IPv4 addresses only."""
+    return tampered("looks_at_version4_only", name_patches)

@@ -29,6 +29,18 @@ def matches_from_behind() -> None:
     policy.Policy.decide = decide  # type: ignore[method-assign]
 
 
+def looks_at_version4_only() -> None:
+    """Look at the class of an address where it is an IPv4 one."""
+    from pytest_bottle.guest import resolver
+
+    strict = policy.address_allowed
+
+    def allowed(address: str, exceptions: Sequence[str] = ()) -> bool:
+        return ":" in address or strict(address, exceptions)
+
+    resolver.address_allowed = allowed  # type: ignore[attr-defined]  # it is imported there
+
+
 def resolves_first() -> None:
     """Look up what is asked for, and then look at the list."""
     from pytest_bottle.guest import proxy

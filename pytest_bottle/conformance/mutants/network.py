@@ -70,7 +70,7 @@ class _Resolving(NetnsEngine):
         return super().run_guest(request)
 
 
-@mutant("NET-03", also={"DNS-03", "PXY-18"})
+@mutant("NET-03", also={"DNS-03", "DNS-05", "DNS-07", "PXY-18"})
 class WayByName(Leaky):
     """The agent has a route to the far side's names only: TCP 443 there, and their resolver.
 

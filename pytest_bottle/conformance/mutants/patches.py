@@ -151,6 +151,32 @@ def looks_into_no_tls() -> None:
     tunnel.look = look
 
 
+def empty_means_all() -> None:
+    """Take a list without entries for one that does not matter: ``if not allow: return True``."""
+    strict = policy.Policy.decide
+
+    def decide(self: policy.Policy, host: str, port: int) -> policy.Decision:
+        decision = strict(self, host, port)
+        if self._ports or not decision.host:
+            return decision
+        return decision._replace(allowed=True, reason="allowed")
+
+    policy.Policy.decide = decide  # type: ignore[method-assign]
+
+
+def forgets_refused_tunnels() -> None:
+    """Write down all that is decided, but for denials of CONNECT."""
+    from pytest_bottle.guest import proxy
+
+    strict = proxy._Sidecar.record  # noqa: SLF001 - nobody else may have a way in
+
+    def record(self: proxy._Sidecar, event: proxy.Event) -> None:
+        if (event.get("method"), event.get("decision")) != ("CONNECT", "deny"):
+            strict(self, event)
+
+    proxy._Sidecar.record = record  # type: ignore[method-assign]  # noqa: SLF001 - likewise
+
+
 def points_at_itself() -> None:
     """Dial any address, the sidecar's own as well."""
     from pytest_bottle.guest import resolver

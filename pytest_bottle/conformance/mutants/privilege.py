@@ -119,7 +119,7 @@ class NestedElsewhere(Meddler):
         return errand._replace(vantage=Vantage.OPEN) if nests else errand
 
 
-@mutant("PRV-08")
+@mutant("PRV-08", also=["HST-07"])
 def unfiltered_root() -> NetnsBackend:
     """An exec as root has no system call filter.
 

@@ -6,9 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bottle.backends.contract import Fault, Vantage
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.conformance.mutants import patches
-from pytest_bottle.conformance.mutants.base import NetnsBackend, mutant, patched
+from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend, mutant, patched
 from pytest_bottle.spec import EgressRoute
 
 if TYPE_CHECKING:
@@ -28,10 +29,29 @@ class _Permissive(NetnsBackend):
         return super().up(dataclasses.replace(spec, egress=(*spec.egress, *self.more)))
 
 
+@mutant("PXY-01", harness=True)
+class EmptyList(NetnsBackend):
+    """The sidecar's list is empty: it is the bottle that is broken, and no silence in it counts."""
+
+    def up(self, spec: BottleSpec) -> Topology:
+        return super().up(dataclasses.replace(spec, egress=()))
+
+
+@mutant("PXY-01-M2", also={"CTL-01", "CTL-03"}, harness=True)
+class OuterLinkDown(NetnsBackend):
+    """The sidecar's outer leg is down, so that nothing of it is heard, its beats neither."""
+
+    def up(self, spec: BottleSpec) -> Topology:
+        topology = super().up(spec)
+        self.fault(topology, Fault.CUT_EGRESS)
+        return topology
+
+
 @mutant(
     "PXY-02",
     also={
         *("DNS-02", "DNS-06", "DNS-07", "PXY-03", "PXY-05", "PXY-06", "PXY-12", "PXY-13"),
+        "PXY-19",
     },
 )
 class AllowAll(_Permissive):
@@ -83,7 +103,7 @@ def tampered(patch: str, home: ModuleType = patches) -> NetnsBackend:
 
 @mutant(
     "PXY-03",
-    also={"DNS-06", "DNS-07", "PXY-02", "PXY-05", "PXY-06", "PXY-12", "PXY-13"},
+    also={"DNS-06", "DNS-07", "PXY-02", "PXY-05", "PXY-06", "PXY-12", "PXY-13", "PXY-19"},
 )
 def lists_for_connect_only() -> NetnsBackend:
     """The sidecar looks at its list when it is asked for a tunnel, and only then."""
@@ -134,7 +154,7 @@ def has_an_admin_door() -> NetnsBackend:
     return tampered("has_an_admin_door")
 
 
-@mutant("PXY-17")
+@mutant("PXY-17", also={"DNS-09"})
 def knows_its_host() -> NetnsBackend:
     """The sidecar takes the host's alias for an ordinary name, one that it lets through."""
     return tampered("knows_its_host")
@@ -144,6 +164,31 @@ def knows_its_host() -> NetnsBackend:
 def trusts_its_own_port() -> NetnsBackend:
     """The sidecar exempts clients by the port that they call from."""
     return tampered("trusts_its_own_port")
+
+
+@mutant("PXY-21")
+def empty_means_all() -> NetnsBackend:
+    """The sidecar lets everything through if its list is empty."""
+    return tampered("empty_means_all")
+
+
+@mutant("PXY-23", also={"DNS-02", "DNS-06", "PXY-02"})
+def forgets_refused_tunnels() -> NetnsBackend:
+    """The sidecar leaves denials of CONNECT out of its record; others look for one there."""
+    return tampered("forgets_refused_tunnels")
+
+
+@mutant("PXY-24")
+class SharedFolder(Meddler):
+    """What the sidecar keeps in its folder is in the agent's as well.
+
+    The catalogue's mutant mounts it there; here whatever is put into one is put into both.
+    """
+
+    def meddle(self, errand: Errand) -> Errand:
+        if errand.vantage is Vantage.SIDECAR and b'"kind": "keep"' in errand.stdin:
+            self.exec(errand.topology, Vantage.AGENT, errand.argv, stdin=errand.stdin)
+        return errand
 
 
 class _Outside(NetnsEngine):
@@ -160,7 +205,7 @@ class _Outside(NetnsEngine):
     "PXY-18",
     also={
         *("DNS-01", "DNS-02", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
-        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11"),
+        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11", "PXY-16"),
     },
 )
 def isolated_by_variables() -> NetnsBackend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import os
 import socket
@@ -33,15 +34,38 @@ def http(operation: Operation, deadline: float) -> Record:
     proxy, hop = operation.get("proxy"), url
     if proxy == "environment":
         proxy = _advertised(url, {**os.environ, **operation.get("environment", {})})
-    if proxy:
-        hop = _split(proxy if "://" in proxy else f"http://{proxy}")
-        if hop["scheme"] != "http":
-            raise ValueError(f"a proxy is spoken to by http, not by {hop['scheme']}")
+    if not proxy:
+        with _dial(hop["host"], hop["port"], deadline) as sock:
+            secure = url["scheme"] == "https"
+            return _secured(sock, operation, url) if secure else _exchange(sock, operation, url)
+    hop, own = _hop(proxy)
     with _dial(hop["host"], hop["port"], deadline) as sock:
         if url["scheme"] == "https":
-            refusal = _tunnel(sock, url["host"], url["port"]) if proxy else None
-            return refusal or _secured(sock, operation, url)
-        return _exchange(sock, operation, url, f"http://{url['authority']}" if proxy else "")
+            record = _tunnel(sock, url["host"], url["port"], own) or _secured(sock, operation, url)
+        else:
+            headers = {**own, **(operation.get("headers") or {})}
+            there = f"http://{url['authority']}"
+            record = _exchange(sock, {**operation, "headers": headers}, url, there)
+    return dict(record, proxy=hop["authority"])
+
+
+def _hop(proxy: str) -> tuple[Url, dict[str, str]]:
+    """Take a proxy's URL apart: where it is, and the header that credentials in it ask for."""
+    scheme, _, rest = (proxy if "://" in proxy else f"http://{proxy}").partition("://")
+    user, known, authority = rest.rpartition("@")
+    hop = _split(f"{scheme}://{authority}")
+    if hop["scheme"] != "http":
+        raise ValueError(f"a proxy is spoken to by http, not by {hop['scheme']}")
+    if not known:
+        return hop, {}
+    coded = binascii.b2a_base64(_unquoted(user), newline=False).decode()
+    return hop, {"Proxy-Authorization": f"Basic {coded}"}
+
+
+def _unquoted(text: str) -> bytes:
+    """Undo percent-encoding (RFC 3986)."""
+    first, *parts = text.encode().split(b"%")
+    return first + b"".join(bytes.fromhex(part[:2].decode()) + part[2:] for part in parts)
 
 
 def _split(url: str) -> Url:
@@ -113,9 +137,11 @@ def addresses_of(host: str, port: int, deadline: float) -> list[tuple[str, int]]
     return found
 
 
-def _tunnel(sock: socket.socket, host: str | None, port: int) -> Record | None:
+def _tunnel(
+    sock: socket.socket, host: str | None, port: int, headers: dict[str, str]
+) -> Record | None:
     where = f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    sock.sendall(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode())
+    sock.sendall(_request("CONNECT", where, {"Host": where, **headers}))
     # Unbuffered: what follows the head of a 200 belongs to TLS.
     with sock.makefile("rb", buffering=0) as stream:
         try:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: What it can do: everything, for a proxy that programs are told of.
-FEATURES = frozenset(Feature) - {Feature.TRANSPARENT}
+#: What it can do: everything, for a proxy that programs are told of and that opens no TLS.
+FEATURES = frozenset(Feature) - {Feature.TRANSPARENT, Feature.TLS_INTERCEPT}
 #: Seconds that the kernel may take over a killed engine; usually 0.02.
 _DEATH = 5.0
 _HARM = {

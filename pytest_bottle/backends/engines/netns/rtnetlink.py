@@ -17,6 +17,7 @@ RTN_BLACKHOLE: Final = 6
 
 FR_ACT_TO_TBL: Final = 1
 FR_ACT_NOP: Final = 3
+FR_ACT_BLACKHOLE: Final = 6
 FR_ACT_PROHIBIT: Final = 8
 
 TABLE_MAIN: Final = 254
