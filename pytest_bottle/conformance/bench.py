@@ -14,7 +14,16 @@ from pytest_bottle.backends.contract import User, Vantage
 from pytest_bottle.conformance import conditions, rows, ruling, survey, telling
 from pytest_bottle.conformance.ahead import Ahead
 from pytest_bottle.conformance.registry import all_checks
-from pytest_bottle.errors import UNKNOWN, Facts, Inconclusive, NotSupported, Violation
+from pytest_bottle.errors import (
+    UNKNOWN,
+    BottleError,
+    BringUpError,
+    Facts,
+    Inconclusive,
+    NotSupported,
+    TransportError,
+    Violation,
+)
 from pytest_bottle.firing import run_one
 from pytest_bottle.spec import DEFAULT_EGRESS, PLAIN
 from pytest_bottle.verdict import Verdict
@@ -173,9 +182,10 @@ class Bench:
         began = time.monotonic()
         try:
             note = check.body(mine)
-        except Inconclusive as error:  # of a helper that does not know the check
-            if error.facts is UNKNOWN:
-                raise mine.inconclusive(f"{error.what}: {error.seen}") from error
+        except (BringUpError, Inconclusive, TransportError) as error:
+            # Raised where nobody knows the check, or by the backend itself: nothing was found out.
+            if getattr(error, "facts", UNKNOWN) is UNKNOWN:
+                raise mine.inconclusive(_said(error)) from error
             raise
         finally:
             self._common.took[check.id] = time.monotonic() - began
@@ -308,6 +318,11 @@ class Bench:
         info = self.backend.describe()
         mutant = f" (mutant {info.mutant})" if info.mutant else ""
         return f"backend {info.name}{mutant}, bottle {self.topology.id}"
+
+
+def _said(error: BottleError) -> str:
+    """Say in one line what went wrong where."""
+    return ": ".join(filter(None, (error.what, error.where, error.seen)))
 
 
 def _unseen(check: Check, leaky: Bench) -> str:

@@ -150,7 +150,7 @@ def _narrowed(found: Sequence[Judged], held: Sequence[Judged]) -> str:
 def swept(sweep: Sweep, ports: Sequence[int], records: Sequence[Heard]) -> tuple[str, Facts]:
     """Say which ports of a sweep leaked, and what that rests on."""
     most = len(ports) > 60_000
-    via = sweep.operation.what["via"]
+    via = sweep.operation.what.get("via", "its own next hop")  # a control of CTL-05 has none
     some_ports = ", ".join(map(str, ports[:10]))
     what = "whatever it is handed" if most else "some ports: a rule lets more pass than it should"
     return (

@@ -207,7 +207,11 @@ LEAKS: list[tuple[type[NetnsBackend], set[str]]] = [
     (Late, {"NET-05"}),
     (
         RootOpen,
-        {*(f"NET-0{n}" for n in range(1, 6)), "IP6-01", "DNS-01", "DNS-03", "DNS-04", "PXY-18"},
+        {
+            *(f"NET-0{n}" for n in range(1, 6)),
+            *(f"DNS-0{n}" for n in range(1, 6)),
+            *("IP6-01", "NET-10", "NET-11", "PRV-08", "PXY-18"),
+        },
     ),
     (Corrupt, {"PXY-01"}),
     (OtherPage, {"PXY-01"}),

@@ -11,12 +11,12 @@ import pytest
 
 from pytest_bottle.backends.black_hole import BlackHole
 from pytest_bottle.conformance.bench import Bench
-from pytest_bottle.conformance.mutants.base import open_mutant
+from pytest_bottle.conformance.mutants.base import Errand, Meddler, open_mutant
 from pytest_bottle.conformance.registry import all_checks
-from pytest_bottle.errors import Inconclusive, Violation
+from pytest_bottle.errors import Inconclusive, TransportError, Violation
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.contract import Backend
+    from pytest_bottle.backends.contract import Backend, ExecResult
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
@@ -136,6 +136,27 @@ def test_what_is_inconclusive_says_why_and_where_to_look() -> None:
         "probably the intended path is broken: look at the sidecar, and at PXY-01"
     )
     assert "--bottle-backend=black-hole" in error.next_step
+
+
+class Mute(Meddler):
+    """The agent's exec is broken."""
+
+    def meddle(self, errand: Errand) -> Errand | ExecResult:
+        """Let nothing run in the agent."""
+        if errand.is_the_agents:
+            raise TransportError("the exec came to nothing", where="agent", seen="a broken line")
+        return errand
+
+
+def test_a_broken_exec_is_inconclusive_like_all_else() -> None:
+    """What the backend raises has the check's own message around it, and a line to rerun it by."""
+    error = failure(Mute(), "PRV-01")
+
+    assert isinstance(error, Inconclusive)
+    assert str(error).startswith("PRV-01 INCONCLUSIVE: ")
+    assert "a broken line" in error.seen
+    assert error.facts.cause.startswith("probably ")
+    assert "test_conformance[PRV-01]' --bottle-backend=netns" in error.next_step
 
 
 def test_the_rerun_line_runs_the_check_again_alone(pytester: pytest.Pytester) -> None:

@@ -55,7 +55,7 @@ _GUIDE = "see docs/command-backend.md"
 
 
 @dataclass
-class _Bottle:
+class Standing:
     """A bottle of ours.
 
     Attributes:
@@ -80,7 +80,7 @@ class CommandBackend(BackendBase):
         self._orders = orders
         self._session = uuid.uuid4().hex[:12]
         self._numbers = itertools.count(1)
-        self._bottles: dict[str, _Bottle] = {}
+        self._bottles: dict[str, Standing] = {}
         self._lock = threading.Lock()  # of the dict, for a moment at a time
         self._machines: Machines | None = None
         if orders.inside_lab:
@@ -106,13 +106,13 @@ class CommandBackend(BackendBase):
         self._check(spec)
         name = f"{self._session}-b{next(self._numbers)}"
         life, ours = os.pipe()
-        bottle = _Bottle(ours)
+        bottle = Standing(ours)
         with self._lock:
             self._bottles[name] = bottle
         try:
             if self._machines is not None:
                 bottle.machine = self._machines.add(name)
-            answer = self._bring_up(name, spec, life)
+            answer = self._bring_up(name, spec, bottle, life)
             bottle.handle = answer.handle
             return self._topology(name, spec, answer, bottle.machine)
         except BaseException as error:
@@ -141,7 +141,8 @@ class CommandBackend(BackendBase):
                 next_step=_GUIDE,
             )
 
-    def _bring_up(self, name: str, spec: BottleSpec, life: int) -> answers.Answer:
+    def _bring_up(self, name: str, spec: BottleSpec, bottle: Standing, life: int) -> answers.Answer:
+        del bottle
         if "up" not in self._orders.verbs:
             return answers.Answer()
         said = self._run(
@@ -173,13 +174,17 @@ class CommandBackend(BackendBase):
             if bottle.life >= 0:
                 os.close(bottle.life)
                 bottle.life = -1
-            if "down" in self._orders.verbs:
-                self._require(self._run("down", name))
+            self._bring_down(name, bottle)
         finally:
             with self._lock:
                 self._bottles.pop(name, None)
             if self._machines is not None:
                 self._machines.remove(name)
+
+    def _bring_down(self, name: str, bottle: Standing) -> None:
+        del bottle
+        if "down" in self._orders.verbs:
+            self._require(self._run("down", name))
 
     def close(self, *, keep: bool = False) -> str:
         """Take down every bottle, and end the lab."""
@@ -245,20 +250,22 @@ class CommandBackend(BackendBase):
                 machine, vantage, topology.python, argv, stdin, timeout, environment or {}
             )
         place = place_of(vantage, user)
-        line = self._orders.places.get(place)
-        if line is None:
+        if place not in self._orders.places:
             raise self._refusal(f"exec.{place}")
         own = topology.environment if vantage is Vantage.AGENT else {}
         word, given = inside.order(argv, {**own, **(environment or {})}, stdin, timeout)
-        said = self._run_line(
-            [*line, *inside.command_line(topology.python)],
+        said = self._send(place, topology, given, timeout + _WAY)
+        frame = inside.frame(word, said.stdout)
+        return self._result(said, frame, f"{place}: {' '.join(argv)[:200]}")
+
+    def _send(self, place: str, topology: Topology, given: bytes, deadline: float) -> Said:
+        """Have an order carried out in a guest."""
+        return self._run_line(
+            [*self._orders.places[place], *inside.command_line(topology.python)],
             topology.id,
             {"BOTTLE_PLACE": place},
             stdin=given,
-            deadline=timeout + _WAY,
-        )
-        return self._result(
-            said, inside.frame(word, said.stdout), f"{place}: {' '.join(argv)[:200]}"
+            deadline=deadline,
         )
 
     def _result(self, said: Said, frame: inside.Frame | None, where: str) -> ExecResult:
@@ -342,7 +349,7 @@ class CommandBackend(BackendBase):
 
     # -- command lines -----------------------------------------------------------------------------
 
-    def _running(self, name: str) -> _Bottle:
+    def _running(self, name: str) -> Standing:
         bottle = self._bottles.get(name)
         if bottle is None or bottle.life < 0:
             raise TransportError(
@@ -425,7 +432,7 @@ class CommandBackend(BackendBase):
 
     def _refusal(self, what: str) -> NotSupported:
         return NotSupported(
-            f"the command backend has no {what}",
+            f"the {self.describe().name} backend has no {what}",
             where=self._orders.source,
             expected=f"a command line for it: {_GUIDE.removeprefix('see ')}",
         )

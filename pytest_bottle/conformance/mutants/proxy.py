@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Fault, Vantage
+from pytest_bottle.backends.contract import Vantage
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.conformance.mutants import patches
 from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend, mutant, patched
@@ -35,16 +35,6 @@ class EmptyList(NetnsBackend):
 
     def up(self, spec: BottleSpec) -> Topology:
         return super().up(dataclasses.replace(spec, egress=()))
-
-
-@mutant("PXY-01-M2", also={"CTL-01", "CTL-03"}, harness=True)
-class OuterLinkDown(NetnsBackend):
-    """The sidecar's outer leg is down, so that nothing of it is heard, its beats neither."""
-
-    def up(self, spec: BottleSpec) -> Topology:
-        topology = super().up(spec)
-        self.fault(topology, Fault.CUT_EGRESS)
-        return topology
 
 
 @mutant(
