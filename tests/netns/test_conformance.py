@@ -18,7 +18,7 @@ from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import ConfigurationError, Violation
 from pytest_bottle.spec import BottleSpec
 from pytest_bottle.verdict import Verdict
-from tests.judging import judge, run_check
+from tests.judging import judge, judge_and_name_claimants, run_check
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
