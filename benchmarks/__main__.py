@@ -103,6 +103,22 @@ def conformance() -> None:
     row("conformance, whole process", f"{statistics.median(seconds):.2f} s", "at most 10 s")
 
 
+def suite() -> None:
+    """The core profile as a whole process, and the direct checks together and one by one."""
+    from benchmarks.suite import direct
+
+    with tempfile.TemporaryDirectory() as folder:
+        argv = (*_PYTEST, "--pyargs", "pytest_bottle.conformance", "--bottle-profile=core@1")
+        seconds = [run(*argv, folder=folder)[0] for _ in range(5)]
+    row("core@1, quick, whole process", f"{statistics.median(seconds):.1f} s", "at most 60 s")
+    rounds = [direct() for _ in range(5)]
+    together = statistics.median(one.together for one in rounds)
+    ratio = statistics.median(one.one_by_one / one.together for one in rounds)
+    row("direct set, first packet to last verdict", f"{together:.2f} s", "at most 3 s")
+    row(f"its {rounds[0].stimuli} stimuli one by one, over that", f"{ratio:.1f}", "at least 10")
+    row("load of the machine", f"{os.getloadavg()[0]:.1f}", f"below {os.cpu_count()}")
+
+
 def one_test() -> None:
     """A user's one-test file with an agent and plain http, over one with an empty test."""
     fetch = "    assert bottled_agent.fetch('http://allowed.test/').status == 200\n"
@@ -156,6 +172,7 @@ FIGURES: dict[str, Callable[[], None]] = {
     "one_test": one_test,
     "unused": unused,
     "conformance": conformance,
+    "suite": suite,
 }
 
 

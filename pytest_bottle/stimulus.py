@@ -57,12 +57,15 @@ def _check_port(port: int) -> None:
 class Tcp:
     """A TCP connection to an address and a port, with a nonce that the far end echoes.
 
-    ``mapped`` asks an IPv6 socket for the IPv4 address, as ``::ffff:…`` (RFC 4291, 2.5.5.2).
+    ``mapped`` asks an IPv6 socket for the IPv4 address, as ``::ffff:…`` (RFC 4291, 2.5.5.2);
+    ``source`` is the port it comes from, 0 for any; ``fast`` asks for TCP Fast Open (RFC 7413).
     """
 
     host: str
     port: int
     mapped: bool = False
+    source: int = 0
+    fast: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", _address(self.host))
@@ -75,7 +78,9 @@ class Tcp:
 
     def operation(self) -> dict[str, object]:
         """What the probe is told."""
-        return {"kind": "tcp", "host": _spelled(self.host, self.mapped), "port": self.port}
+        what = {"kind": "tcp", "host": _spelled(self.host, self.mapped), "port": self.port}
+        more = {"source": self.source, "fast": self.fast}
+        return {**what, **{name: value for name, value in more.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +213,58 @@ class Frame:
         return {"kind": "frame", **dataclasses.asdict(self)}
 
 
-Stimulus = Tcp | Udp | Icmp | Web | Frame
+@dataclass(frozen=True, slots=True)
+class Crafted:
+    """A packet that is not as usual, handed to a next hop like a :class:`Frame`.
+
+    Attributes:
+        protocol: ``tcp`` (a SYN), ``udp``, or the number of any other.
+        trick: what is odd about it, see the probe's ``crafted``; empty for the rest.
+        source: the port it comes from; ``sender`` is the address that it says it is from.
+    """
+
+    host: str
+    protocol: str
+    port: int = 0
+    trick: str = ""
+    source: int = 0
+    sender: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", _address(self.host))
+        _check_port(self.port)
+
+    @property
+    def key(self) -> Key:
+        """Family, protocol and port."""
+        return Key(4, self.protocol, self.port)
+
+    def operation(self) -> dict[str, object]:
+        """What the probe is told."""
+        return {"kind": "crafted", **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Ip:
+    """A packet of some other IP protocol, by a raw socket, as far as the kernel lets its sender."""
+
+    host: str
+    protocol: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", _address(self.host))
+
+    @property
+    def key(self) -> Key:
+        """Family and protocol; there is no port."""
+        return Key(4, self.protocol, 0)
+
+    def operation(self) -> dict[str, object]:
+        """What the probe is told."""
+        return {"kind": "ip", "host": self.host, "protocol": self.protocol}
+
+
+Stimulus = Tcp | Udp | Icmp | Web | Frame | Crafted | Ip
 
 
 def _spelled(host: str, mapped: bool) -> str:

@@ -73,7 +73,7 @@ def _audit(bench: Bench) -> Iterator[str]:
     declared = Feature.AUDIT in bench.backend.describe().features
     if declared and Feature.AUDIT in bench.topology.lacks:
         return
-    url = "http://denied.test/declared"
+    url = "http://declared.test/"
     what = {"kind": "http", "proxy": "environment", "url": url}
     if bench.probe(Vantage.AGENT, what).get("status") is None:
         return  # no proxy has answered, so there is nothing to record: PXY-01 tells

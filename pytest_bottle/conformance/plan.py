@@ -9,6 +9,7 @@ from pytest_bottle.backends.contract import Feature, User, Vantage
 from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.firing import Operation
 from pytest_bottle.stimulus import (
+    Crafted,
     Frame,
     Icmp,
     Key,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The port that a guest listens on for visitors from the networks, and for the sidecar's control.
 INSIDE_PORT = 46001
+#: The protocols that the sidecar, which has no privileges, can speak for the witness to hear.
+BEATEN = frozenset({"tcp", "udp", "icmp"})
 #: Seconds by which senders to such a guest hold back, so that its listener is there first.
 HEAD_START = 0.3
 
@@ -45,6 +48,8 @@ class Claim:
         mirror: the same stimulus from a place that must succeed.
         ear: the guest that it must not reach; None is the far side, where the witness hears.
         unmet: a condition that was not met already when the plan was made; empty if all were.
+        optional: the outer network itself may not carry it, whoever sends it: then it does not
+            count, and that is said.
     """
 
     check: str
@@ -52,6 +57,7 @@ class Claim:
     mirror: Shot
     ear: Vantage | None = None
     unmet: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +218,8 @@ class Plan:
         """Let the sidecar speak once for each key, each time to an address of its own."""
         beats = []
         for key in self.keys():
+            if key.protocol not in BEATEN:
+                continue
             host = self.target(key.family)
             kinds: dict[str, Stimulus] = {
                 "tcp": Tcp(host, key.port),
@@ -232,6 +240,10 @@ def describe(stimulus: Stimulus) -> str:
         return f"https {stimulus.name} {form}{told and ' with'}{told}"
     raw = " raw" if isinstance(stimulus, Icmp) and stimulus.raw else ""
     raw = " frame" if isinstance(stimulus, Frame) else raw
+    if isinstance(stimulus, Crafted):
+        spoofed = f"from {stimulus.sender}" if stimulus.sender else ""
+        raw = f" {stimulus.trick or spoofed or 'crafted'}"
+    raw += " fast open" if getattr(stimulus, "fast", False) else ""
     port = f"/{key.port}" if key.port else ""
     source = getattr(stimulus, "source", 0)
     mapped = "::ffff:" if getattr(stimulus, "mapped", False) else ""

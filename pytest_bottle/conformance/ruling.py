@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.conformance import telling
 from pytest_bottle.conformance.inside import uncounted, visited
+from pytest_bottle.conformance.plan import BEATEN
 from pytest_bottle.errors import UNKNOWN, Facts
 from pytest_bottle.firing import heard
 from pytest_bottle.verdict import Finding, Verdict, combine, is_leak, judge
@@ -34,6 +35,8 @@ class Judged:
     outcome: str | None
     heard: tuple[Heard, ...]
     why: str
+    eaten: bool = False
+    """Whether it does not count: its control did not arrive, and need not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Ruling(NamedTuple):
 
 def rule(judged: Sequence[Judged], swept: Sequence[Swept]) -> Ruling:
     """Say what all claims and sweeps of a check come to."""
+    eaten = [one.claim.shot.name for one in judged if one.eaten]
+    judged = [one for one in judged if not one.eaten]
     everything: list[Judged | Swept] = [*swept, *judged]
     verdict = combine(one.finding for one in everything)
     if verdict is Verdict.VIOLATED:
@@ -67,6 +72,7 @@ def rule(judged: Sequence[Judged], swept: Sequence[Swept]) -> Ruling:
         seen = "; ".join(f"{why} ({n}x)" for why, n in reasons.items())
         return Ruling(verdict, seen or "nothing was claimed", telling.claims(judged))
     told = [f"{one.sweep.protocol} sweep: 65535 ports, none heard" for one in swept]
+    told += [f"not credited, for the outer network does not carry it: {name}" for name in eaten]
     return Ruling(verdict, ", ".join([telling.mechanisms(judged), *told]))
 
 
@@ -119,7 +125,8 @@ def judge_claim(evidence: Evidence, claim: Claim, unmet: str) -> Judged:
         why = f"no usable record: {volley.records.get(shot.name) or volley.failures}"
     echo = volley.echo(shot.name)
     finding = judge(outcome, echo=echo, heard=is_heard, controls=not why)
-    return Judged(claim, finding, outcome, found, why)
+    eaten = claim.optional and not control and not is_leak(finding)
+    return Judged(claim, finding, outcome, found, why, eaten)
 
 
 def reached(evidence: Evidence, shot: Shot) -> bool:
@@ -138,7 +145,8 @@ def _deaf(evidence: Evidence, claim: Claim) -> str:
         (evidence.before, evidence.window, "before"),
         (evidence.after, evidence.tail, "after"),
     ):
-        mine = [beat for beat in beats if beat.stimulus.key == key]
+        # What the sidecar cannot speak goes by all that it can: the witness hears everything.
+        mine = [beat for beat in beats if beat.stimulus.key == key or key.protocol not in BEATEN]
         if not mine or evidence.unheard(mine, hearing):
             return f"the witness did not hear the sidecar on {key.protocol}/{key.port} {when}"
     return ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Seconds from the last answer to the end of the window, at least; three round trips are less.
 _SETTLE = 0.05
+#: Seconds after which a control counts as lost.
+_PATIENCE = 4.0
 #: The guests of the suite's own, and what a backend must be able to do for each.
 _GUESTS = {
     Vantage.PRIVILEGED: Feature.PRIVILEGED_PROBE,
@@ -146,7 +148,7 @@ def _fire(backend: Backend, topology: Topology, plan: Plan) -> Evidence:
         udp=[key.port for key in keys if key.protocol == "udp"],
     )
     start = internet.mark()
-    volley = fire(backend, topology, [*map(Operation.of, before), *plan.first])
+    volley = fire(backend, topology, [*map(_patient, before), *plan.first])
     opened = internet.mark()
     merge(volley, fire(backend, topology, _operations(plan)))
     window = _settled(internet, start)
@@ -161,7 +163,7 @@ def _fire(backend: Backend, topology: Topology, plan: Plan) -> Evidence:
     merge(volley, fire(backend, topology, [sweep.control for sweep in plan.sweeps]))
     swept = _settled(internet, window.end)
     controlled = inside.controlled()
-    merge(volley, fire(backend, topology, map(Operation.of, after)))
+    merge(volley, fire(backend, topology, map(_patient, after)))
     tail = _settled(internet, swept.end)
     # Last, and not in the tail: where these go, other checks want to hear nothing at all.
     own = rounds.conduct(backend, topology, plan.asked, volley)
@@ -178,5 +180,12 @@ def _settled(internet: Internet, since: Mark) -> Hearing:
 
 def _operations(plan: Plan) -> list[Operation]:
     claims = [claim for claim in plan.claims if claim.ear is None]
-    shots = dict.fromkeys(shot for claim in claims for shot in (claim.shot, claim.mirror))
-    return [*map(Operation.of, shots), *plan.during]
+    shots = dict.fromkeys(claim.shot for claim in claims)
+    mirrors = dict.fromkeys(claim.mirror for claim in claims)
+    return [*map(Operation.of, shots), *map(_patient, mirrors), *plan.during]
+
+
+def _patient(shot: Shot) -> Operation:
+    """Give a control the time that it needs on a slow machine; where it arrives, it takes none."""
+    operation = Operation.of(shot)
+    return replace(operation, what={**operation.what, "deadline": _PATIENCE})

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Seconds for one conversation, and for all of an operation: a proxy may wait for what never comes.
 PATIENCE, DEADLINE = 1.0, 15.0
+#: Seconds for one where every proxy has a word to say: a loaded machine is slow.
+PATIENT = 5.0
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _SYN = 0x02
 _CONTROL = "{} {} (sidecar, direct)"

@@ -113,7 +113,8 @@ def _asked(name: str, vantage: Vantage, doors: Iterable[Endpoint]) -> talks.Conv
 
 
 def _owner(name: str, topology: Topology) -> talks.Conversations:
-    return talks.conversations(name, [_talk(form, topology.proxy) for form in ("CONNECT", "GET")])
+    held = [_talk(form, topology.proxy) for form in ("CONNECT", "GET")]
+    return talks.conversations(name, held, talks.PATIENT)
 
 
 def _talk(form: str, at: Endpoint) -> Talk:

@@ -42,7 +42,7 @@ _WILDCARDS = ("*.allowed.test", ".allowed.test", "*allowed.test", "allowed.*", "
 
 def _around(plan: Plan) -> None:
     held = [_ask(plan, form, name) for name in ("{a}", *_BESIDE) for form in _FORMS]
-    plan.during.append(talks.conversations(_NEIGHBOURS, held))
+    plan.during.append(talks.conversations(_NEIGHBOURS, held, talks.PATIENT))
 
 
 def _ask(plan: Plan, form: str, name: str) -> Talk:
@@ -50,7 +50,7 @@ def _ask(plan: Plan, form: str, name: str) -> Talk:
     host = name.replace("{a}", ALLOWED).replace("{n}", nonce)
     v4, v6 = plan.internet.addresses_of(ALLOWED)
     steps = DIALECTS[form](Destination(host.encode(), v4, v6, nonce))
-    return Talk(f"{form} {host}", plan.topology.proxy, steps, nonce)
+    return Talk(f"{form} {host}", plan.topology.proxy, steps, nonce, group=form)
 
 
 @check(

@@ -246,14 +246,14 @@ def _children(plan: Plan) -> None:
     plan.during.append(Operation(_CHILDREN, Vantage.AGENT, what))
     forms = [("CONNECT", "GET")[number % 2] for number in range(_MANY)]
     asked = [_child(plan, form, number) for number, form in enumerate(forms)]
-    plan.during.append(talks.conversations(_CHILDREN_BY_PROXY, asked))
+    plan.during.append(talks.conversations(_CHILDREN_BY_PROXY, asked, talks.PATIENT))
 
 
 def _child(plan: Plan, form: str, number: int) -> Talk:
     nonce = new_nonce()
     v4, v6 = plan.internet.addresses_of(ALLOWED)
     to = Destination(f"{nonce}.{ALLOWED}".encode(), v4, v6, nonce)
-    return Talk(f"{form} {number}", plan.topology.proxy, DIALECTS[form](to), nonce)
+    return Talk(f"{form} {number}", plan.topology.proxy, DIALECTS[form](to), nonce, group=form)
 
 
 @check(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engine_backend import RESOLVER
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
-from pytest_bottle.backends.engines.netns.rtnetlink import Rule
+from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, RTN_BLACKHOLE, Rule
 from pytest_bottle.conformance.mutants.base import Leaky, mutant
 
 if TYPE_CHECKING:
@@ -114,4 +114,43 @@ class Silent(Leaky):
     """The agent has a default route, and the gateway drops what comes by it without a word."""
 
     def weaken(self, topology: Topology) -> None:
+        self.give_default_route(topology)
+
+
+@mutant(
+    "NET-06",
+    also={
+        *("DNS-02", "IP6-01", "LAT-01", "LAT-02", "NET-01", "NET-03", "NET-04", "NET-08"),
+        *("NET-09", "NET-10", "NET-11", "PXY-18"),
+    },
+)
+class DropsReplies(Leaky):
+    """TCP gets out by the gateway, and only what comes back is dropped: the far side's answers are.
+
+    The catalogue drops them at the host. There they would have to be told from what shows that
+    there is a way back, without which the host takes nothing in.
+    """
+
+    def weaken(self, topology: Topology) -> None:
+        self.open_gateway(topology, Rule(0, protocol="tcp"))
+        self.give_default_route(topology)
+        hole = ["route", topology.internal.subnet, {"kind": RTN_BLACKHOLE, "replace": True}]
+        self.netns.configure("lab", [hole])
+
+
+@mutant("NET-07")
+class ThreeProtocols(Leaky):
+    """The host drops TCP, UDP and ICMP of the internal network, and forwards everything else."""
+
+    def weaken(self, topology: Topology) -> None:
+        known = [Rule(0, FR_ACT_PROHIBIT, protocol=name) for name in ("tcp", "udp", "icmp")]
+        self.open_gateway(topology, *known, Rule(0))
+
+
+@mutant("NET-08", also={"DNS-01"})
+class FromPort53(Leaky):
+    """What comes from port 53, by TCP or UDP, gets out."""
+
+    def weaken(self, topology: Topology) -> None:
+        self.open_gateway(topology, *(Rule(0, protocol=name, origin=53) for name in ("tcp", "udp")))
         self.give_default_route(topology)

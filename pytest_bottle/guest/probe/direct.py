@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from pytest_bottle.guest.probe.core import Operation, Record
 
+#: The kernel's name for opening a connection with the first words (tcp(7)).
+_TCP_FASTOPEN_CONNECT = 30
 #: The port that packets come from which we make ourselves.
 HANDMADE = 40000
 
@@ -26,6 +28,12 @@ def tcp(operation: Operation, deadline: float) -> Record:
     """Connect, send the nonce, wait for its echo."""
     with open_socket(operation, socket.SOCK_STREAM) as sock:
         end = time.monotonic() + deadline
+        if operation.get("source"):  # several may speak from one port, each to one address
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", operation["source"]))
+        if operation.get("fast"):  # the SYN goes with the first words, and asks for a cookie
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, _TCP_FASTOPEN_CONNECT, 1)
         sock.settimeout(deadline)
         sock.connect(_place(operation["host"], operation["port"]))
         return dict(_echo(sock, operation["nonce"].encode(), end), outcome="connected")

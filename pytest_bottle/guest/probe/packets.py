@@ -13,6 +13,8 @@ from pytest_bottle.guest.probe.ipv6 import own_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_bottle.guest.probe.core import Operation, Record
 
 #: Where a packet comes from when the guest has no address of the family: some ULA (RFC 4193).
@@ -62,6 +64,11 @@ def frame(operation: Operation, deadline: float) -> Record:
     The link address is ``to``, or that of the address ``via``: one that does not answer ARP is no
     next hop, then nothing was sent, and nothing is proved. ``sender`` is where it says it is from.
     """
+    return hand_over(operation, deadline, lambda source: [_datagram(operation, source)])
+
+
+def hand_over(operation: Operation, deadline: float, make: Callable[[str], list[bytes]]) -> Record:
+    """Send whole packets to a link address (:func:`frame`); ``make`` is told their source."""
     device, host, via = operation.get("device", "eth0"), operation["host"], operation.get("via", "")
     kind = 0x86DD if ":" in host else 0x0800
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as sock:
@@ -73,7 +80,8 @@ def frame(operation: Operation, deadline: float) -> Record:
             hop = _link_address(sock, mac, via, deadline)
         source = operation.get("sender")
         source = source or (_global_address(device) if ":" in host else source_of(via))
-        sock.send(hop + mac + struct.pack("!H", kind) + _datagram(operation, source))
+        for packet in make(source):
+            sock.send(hop + mac + struct.pack("!H", kind) + packet)
     return {"outcome": "sent", "hop": hop.hex(":"), "source": source}
 
 
@@ -116,13 +124,20 @@ def _datagram(operation: Operation, source: str) -> bytes:
 def _packet(source: str, host: str, number: int, body: bytes, hops: int = 64) -> bytes:
     """Put the IP header before a body, and the checksum into it (RFC 791, RFC 8200, 8.1)."""
     ends = packed(source) + packed(host)
-    pseudo = b"" if number == _ICMP else ends + struct.pack("!II", len(body), number)
-    at = _CHECKSUMS[number]
-    body = body[:at] + struct.pack("!H", checksum(pseudo + body) or 0xFFFF) + body[at + 2 :]
+    body = proved(ends, number, body)
     if ":" in host:
         return struct.pack("!IHBB", 6 << 28, len(body), number, hops) + ends + body
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, hops, number, 0)
     return head[:10] + struct.pack("!H", checksum(head + ends)) + ends + body
+
+
+def proved(ends: bytes, number: int, body: bytes) -> bytes:
+    """Put the checksum into a body, where its protocol has one."""
+    at = _CHECKSUMS.get(number)
+    if at is None:
+        return body
+    pseudo = b"" if number == _ICMP else ends + struct.pack("!II", len(body), number)
+    return body[:at] + struct.pack("!H", checksum(pseudo + body) or 0xFFFF) + body[at + 2 :]
 
 
 @operation("sniff")

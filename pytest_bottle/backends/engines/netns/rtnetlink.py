@@ -39,8 +39,8 @@ class Rule(NamedTuple):
     """A routing rule: which packets, and what becomes of them (ip-rule(8)).
 
     ``iif`` names the interface they came in by, ``lo`` for what is sent from here; ``to`` and
-    ``source`` are networks, ``protocol`` and ``port`` are those of the destination; ``action`` is
-    one of ``FR_ACT_*``.
+    ``source`` are networks, ``protocol`` and ``port`` are those of the destination, ``origin`` is
+    the port they come from; ``action`` is one of ``FR_ACT_*``.
     """
 
     priority: int
@@ -52,6 +52,7 @@ class Rule(NamedTuple):
     port: int | None = None
     family: int = socket.AF_INET
     source: str | None = None
+    origin: int | None = None
 
 
 class Netlink:
@@ -284,6 +285,8 @@ def _rule(rule: Rule) -> bytes:
     body += _attr(6, struct.pack("I", rule.priority))
     if rule.protocol is not None:
         body += _attr(22, bytes([_PROTOCOLS[rule.protocol]]))
+    if rule.origin is not None:
+        body += _attr(23, struct.pack("HH", rule.origin, rule.origin))
     if rule.port is not None:
         body += _attr(24, struct.pack("HH", rule.port, rule.port))
     return body
