@@ -18,7 +18,7 @@ from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import ConfigurationError, Violation
 from pytest_bottle.spec import BottleSpec
 from pytest_bottle.verdict import Verdict
-from tests.judging import judge, judge_and_name_claimants
+from tests.judging import judge, judge_and_name_claimants, run_check
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
@@ -39,6 +39,7 @@ INSPECTIONS = {
 }
 #: Its proxy is one that programs are told of, and takes no direct traffic.
 UNSUPPORTED = {check.id for check in all_checks() if not check.needs <= FEATURES}
+APART = [check.id for check in all_checks() if check.apart and check.id not in UNSUPPORTED]
 CONTROLS = {"CTL-01", "CTL-03", "CTL-04", "CTL-05", "PXY-01"}
 #: They let whole sweeps through, and the witness may lose some of 131,070 packets: CTL-03 says so.
 FLOODS = {"LAT-05", "NET-09"}
@@ -59,16 +60,10 @@ def test_the_netns_backend_passes() -> None:
     assert len(verdicts) >= 18
 
 
-def test_every_check_that_stands_apart_passes() -> None:
+@pytest.mark.parametrize("identity", APART)
+def test_every_check_that_stands_apart_passes(identity: str) -> None:
     """On the netns backend the checks that break their own bottles pass too."""
-    backend = NetnsBackend()
-    try:
-        bench = Bench(backend)
-        apart = [c for c in all_checks() if c.apart and c.id not in UNSUPPORTED]
-        for check in apart:
-            assert bench.run(check)
-    finally:
-        backend.close()
+    assert run_check(NetnsBackend(), identity)
 
 
 #: Mutants whose harm shows only where the kernel has vsock.

@@ -43,11 +43,16 @@ _EVERY = ("0.0.0.0", "::")
 # -- one door --------------------------------------------------------------------------------------
 
 
-def _declared(topology: Topology) -> set[int]:
-    """The ports of the sidecar that the agent is told of."""
+def _told(topology: Topology) -> set[int]:
+    """The ports of the sidecar at which the agent is told of a proxy."""
     inner = topology.sidecar_address
-    told = {each.port for each in talks.listeners(topology) if each.host == inner}
-    return told | ({53} if inner in topology.resolvers else set())
+    return {each.port for each in talks.listeners(topology) if each.host == inner}
+
+
+def _declared(topology: Topology) -> set[int]:
+    """All ports of the sidecar that the agent is told of; a resolver's may be UDP's alone."""
+    resolves = topology.sidecar_address in topology.resolvers
+    return _told(topology) | ({53} if resolves else set())
 
 
 @check(
@@ -90,14 +95,15 @@ def one_door(bench: Bench) -> str:
     seen, own = (volley.records.get(name, {}) for name in ("sweep", "sockets"))
     extra = sorted({*seen.get("open", ())} - _declared(topology) - {port})
     waiting = sorted(_waiting(own, inner) - _declared(topology) - {port})
-    if extra or waiting or seen.get("answered"):
+    answered = sorted({*seen.get("answered", ())} - _declared(topology))
+    if extra or waiting or answered:
         raise bench.violation(
             f"open to the agent besides {sorted(_declared(topology))}: tcp {extra}, udp "
-            f"{seen.get('answered')}; the sidecar has sockets that wait there: {waiting}"
+            f"{answered}; the sidecar has sockets that wait there: {waiting}"
         )
     if any(canary.book.names(one) for one in outside):
         raise bench.violation(f"the agent reaches {outer}, the sidecar's outer address")
-    missing = {*_declared(topology), port} - {*seen.get("open", ())}
+    missing = {*_told(topology), port} - {*seen.get("open", ())}
     if canary.deaf or seen.get("count") != 65535 or "sockets" not in own or missing:
         why = f"the sweep did not find {sorted(missing)}" if missing else str(volley.failures)
         raise bench.inconclusive(canary.deaf or f"{why}: {seen.get('outcome')}")

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Topology
 
 
-@mutant("PRV-03", also=["PRV-01", "PRV-02", "PRV-04", "PRV-07", "PRV-08"])
-@mutant("PRV-07", also=["PRV-01", "PRV-02", "PRV-03", "PRV-04", "PRV-08"])
+@mutant("PRV-03", also=["PRV-01", "PRV-02", "PRV-04", "PRV-07", "PRV-08", "PXY-16"])
+@mutant("PRV-07", also=["PRV-01", "PRV-02", "PRV-03", "PRV-04", "PRV-08", "PXY-16"])
 class PowerfulRoot(NetnsBackend):
     """An exec as root keeps NET_ADMIN and NET_RAW, and /proc/sys is writable for it.
+
+    By the routes that it makes for PRV-02 the sidecar's outer address is there for PXY-16.
 
     In the catalogue a container without masked paths is PRV-07's. Here the kernel lets nobody write
     a network's settings who lacks NET_ADMIN there, whatever is mounted.
@@ -87,9 +89,9 @@ def own_administrator() -> NetnsBackend:
     )
 
 
-@mutant("PRV-02", also=["PRV-01", "PRV-03", "PRV-07", "PRV-08"])
+@mutant("PRV-02", also=["PRV-01", "PRV-03", "PRV-07", "PRV-08", "PXY-16"])
 class AdministeringRoot(Meddler, PowerfulRoot):
-    """An exec as root keeps NET_ADMIN, and no more."""
+    """An exec as root keeps NET_ADMIN, and no more; PXY-16 sees the routes that it makes."""
 
     def meddle(self, errand: Errand) -> Errand:
         return _with_only(errand, 12)

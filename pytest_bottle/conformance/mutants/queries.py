@@ -54,7 +54,7 @@ class FiltersTwoTypes(_Filters):
     "DNS-06",
     also={
         *("DNS-02", "DNS-07", "PXY-02", "PXY-03", "PXY-04", "PXY-05", "PXY-06"),
-        *("PXY-12", "PXY-13"),
+        *("PXY-12", "PXY-13", "PXY-19"),
     },
 )
 def resolves_first() -> NetnsBackend:
@@ -91,7 +91,7 @@ guests._identity = identity
 """
 
 
-@mutant("DNS-09", also={"HST-01"})
+@mutant("DNS-09", also={"HST-01", "HST-05"})
 class HostByItsAlias(AnsweringGateway):
     """The agent knows its host as ``host.docker.internal``, and is answered there."""
 
