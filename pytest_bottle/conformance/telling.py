@@ -76,10 +76,10 @@ def counted(seen: Iterable[tuple[Vantage, str]]) -> str:
     return ", ".join(f"{vantage}: {n}x {outcome}" for (vantage, outcome), n in counts.items())
 
 
-def some(texts: Sequence[str]) -> str:
+def some(texts: Sequence[str], most: int = _MOST) -> str:
     """Name a few, and say how many more there are."""
-    more = f"; and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
-    return "; ".join(texts[:_MOST]) + more
+    more = f"; and {len(texts) - most} more" if len(texts) > most else ""
+    return "; ".join(texts[:most]) + more
 
 
 # -- by kind ---------------------------------------------------------------------------------------
@@ -168,10 +168,18 @@ def attempts(volley: Volley, found: Sequence[Operation], tried: int) -> tuple[st
     """Say which attempts arrived at a listener of the suite's own, and what that rests on."""
     nonces = ", ".join(str(one.what.get("nonce", "")) for one in found[:_MOST])
     return f"{len(found)} of {tried} attempts arrived", Facts(
-        sent=some([one.name for one in found]),
+        sent=some(_varied([one.name for one in found]), 2 * _MOST),
         heard=f"the listener's own record names them (nonce {nonces})",
         how=counted((one.vantage, str(volley.outcome(one.name))) for one in found),
     )
+
+
+def _varied(names: Sequence[str]) -> list[str]:
+    """Put one name for each destination first: they differ in more than their senders."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(name.rpartition(" to ")[2], name)
+    return list(dict.fromkeys([*first.values(), *names]))
 
 
 # -- whatever a check said -------------------------------------------------------------------------

@@ -69,7 +69,7 @@ KINDS = {
     ),
     "an encounter": (
         "HST-01", "HST-01",
-        r"agent: tcp/\d+ to 10\.86\.1\.1; agent: udp/.*; and \d+ more",
+        r"agent: tcp/\d+ to 10\.86\.1\.1; .* to 255\.255\.255\.255; .*; and \d+ more",
         rf"the listener's own record names them \(nonce {NONCE}, .*\)",
         r"agent: .*connected, .*",
         r"probably something of the host listens where the bottle reaches it",

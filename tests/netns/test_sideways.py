@@ -145,7 +145,7 @@ def test_a_host_that_only_hears_is_found_out() -> None:
     facts = caught.value.facts
     assert "udp/" in facts.sent
     assert "to 255.255.255.255" in facts.sent
-    assert re.fullmatch(r"privileged: \d+x sent", facts.how)
+    assert re.search(r"privileged: \d+x sent", facts.how)
 
 
 def test_a_one_way_path_between_bottles_is_found() -> None:
@@ -154,7 +154,7 @@ def test_a_one_way_path_between_bottles_is_found() -> None:
         run_check(OneWayBetween(), "LAT-01")
 
     assert "privileged: udp/" in caught.value.facts.sent
-    assert re.fullmatch(r"privileged: \d+x sent", caught.value.facts.how)
+    assert re.search(r"privileged: \d+x sent", caught.value.facts.how)
 
 
 def test_a_stranger_at_the_sidecar_is_found_in_its_record() -> None:
