@@ -94,7 +94,10 @@ def mirrored(evidence: Evidence) -> Evidence:
     claims = [replace(one, shot=one.mirror, unmet="") for one in plan.claims]
     sweeps = [replace(one, operation=one.control, unmet="") for one in plan.sweeps]
     plan = replace(plan, claims=claims, sweeps=sweeps)
-    return replace(evidence, plan=plan, claimed=evidence.controlled)
+    leaky = replace(evidence, plan=plan, claimed=evidence.controlled)
+    # What was heard is the same, and its sweeps are still not among it.
+    leaky.__dict__["since_opened"] = evidence.since_opened
+    return leaky
 
 
 def judge_claims(evidence: Evidence, check: str, unmet: str) -> list[Judged]:

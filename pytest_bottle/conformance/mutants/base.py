@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pytest_bottle.backends.contract import ExecResult, User, Vantage
 from pytest_bottle.backends.engine_backend import EngineBackend
-from pytest_bottle.backends.engines.netns.client import Client
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
+from pytest_bottle.backends.engines.netns.tampering import patched_engine as patched_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -146,19 +146,6 @@ class Leaky(NetnsBackend, abc.ABC):
 def patched(code: str) -> NetnsBackend:
     """Open a backend whose session runs a line of code before its own."""
     return NetnsBackend(patched_engine(code))
-
-
-def patched_engine(code: str) -> NetnsEngine:
-    """Open an engine whose session runs a line of code before its own.
-
-    It runs in the keeper, which every process of the session descends from.
-    """
-    before, after = Client.boot.split("gc.enable()")
-
-    class Patched(Client):
-        boot = f"{before}{code}; gc.enable(){after}"
-
-    return NetnsEngine(Patched())
 
 
 _M = TypeVar("_M", bound="Callable[[], NetnsBackend]")

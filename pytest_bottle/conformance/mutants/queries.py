@@ -91,7 +91,7 @@ guests._identity = identity
 """
 
 
-@mutant("DNS-09", also={"HST-01"})
+@mutant("DNS-09", also={"HST-01", "HST-05"})
 class HostByItsAlias(AnsweringGateway):
     """The agent knows its host as ``host.docker.internal``, and is answered there."""
 
