@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pytest_bottle.guest.proxy import Config, Timeouts
 from tests.origins import Running, free_address, run_origins
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tests.sidecars import Handler, Listen, Start
+
+# A loaded machine is no reason to fail: how long an example takes is nobody's property here.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture
