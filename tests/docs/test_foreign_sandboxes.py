@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from pytest_bottle.backends.command import answers
+from pytest_bottle.spec import BottleSpec
 from tests.docs.test_backend_authors import run_suite, verdicts
 from tests.docs.test_examples import ROOT, TITLES
 
@@ -57,10 +60,17 @@ def test_the_table_is_of_checks_that_exist() -> None:
     assert rows.items() <= TITLES.items()
 
 
-def test_the_files_of_the_runtime_can_be_read() -> None:
-    """What the note gives srt is understood by us, wherever it is not installed too."""
+def test_what_the_runtime_is_given_can_be_read() -> None:
+    """Its settings are made of the bottle's routes, where it is not installed too."""
     said = yaml.safe_load((FOREIGN / "srt" / "bottle-command.yaml").read_text())
-    answer = answers.topology((FOREIGN / "srt" / "up.json").read_bytes())
+    made = subprocess.run(
+        [sys.executable, FOREIGN / "srt" / "up.py"],
+        input=answers.specification(BottleSpec()),
+        capture_output=True,
+        check=True,
+    )
+    answer = answers.topology(made.stdout)
 
     assert said["exec"] == ["bash", "exec.sh"]
+    assert json.loads(answer.handle)["network"]["allowedDomains"] == ["allowed.test"]
     assert answer.denial.header == "x-proxy-error"

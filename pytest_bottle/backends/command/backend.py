@@ -48,9 +48,8 @@ T = TypeVar("T")
 
 #: Seconds on top of a program's own deadline for the way in and out.
 _WAY = 5.0
-#: Where nobody is, for networks that ``up`` says nothing of (RFC 5737).
-_NO_INTERNAL = answers.Net("192.0.2.0/24", "192.0.2.1")
-_NO_EGRESS = answers.Net("198.51.100.0/24", "198.51.100.1")
+#: Where nobody is, for networks that ``up`` says nothing of (RFC 5737): a part for each bottle.
+_NOWHERE = {"internal": "192.0.2", "egress": "198.51.100"}
 _GUIDE = "see docs/command-backend.md"
 
 
@@ -198,8 +197,8 @@ class CommandBackend(BackendBase):
     def _topology(
         self, name: str, spec: BottleSpec, answer: answers.Answer, machine: Machine | None
     ) -> Topology:
-        internal = answer.internal or _NO_INTERNAL
-        egress = answer.egress or (machine.egress if machine else _NO_EGRESS)
+        internal = answer.internal or _nowhere("internal", name)
+        egress = answer.egress or (machine.egress if machine else _nowhere("egress", name))
         here = machine.address if machine else ""
         agent = answer.agent or here or _nobody(internal)
         sidecar = answer.sidecar or here or _nobody(internal, agent)
@@ -436,6 +435,13 @@ class CommandBackend(BackendBase):
             where=self._orders.source,
             expected=f"a command line for it: {_GUIDE.removeprefix('see ')}",
         )
+
+
+def _nowhere(role: str, bottle: str) -> answers.Net:
+    """Name a network that is not there, and that no other bottle's stand-in is."""
+    number = int(bottle.rpartition("b")[2])
+    first, start = _NOWHERE[role], number % 32 * 8
+    return answers.Net(f"{first}.{start}/29", f"{first}.{start + 1}")
 
 
 def _nobody(net: answers.Net, *taken: str) -> str:

@@ -111,6 +111,9 @@ def denied_is_refused(bench: Bench) -> str:
 # -- ports -----------------------------------------------------------------------------------------
 
 _PORTS = "PXY-09 ports"
+#: The control: the same words to a port that is declared; a proxy that wants more than words, such
+#: as credentials, refuses all of them alike.
+_DECLARED = "GET declared"
 #: None of them is declared; the suite's bottle declares 80 and 443.
 _UNDECLARED = (22, 25, 53, 853, 5432, 8080, 8443)
 
@@ -127,6 +130,9 @@ def _undeclared(plan: Plan) -> None:
         asked.append(Talk(f"GET {port}", at, request(url, host), nonce))
         what = {"kind": "tcp", "host": target, "port": port, "nonce": new_nonce()}
         plan.first.append(Operation(_direct(port), Vantage.SIDECAR, what))
+    nonce = new_nonce()
+    url = b"http://%s/%s" % (ALLOWED.encode(), nonce.encode())
+    asked.append(Talk(_DECLARED, at, request(url, b"Host: " + ALLOWED.encode()), nonce))
     plan.during.append(talks.conversations(_PORTS, asked))
 
 
@@ -167,6 +173,9 @@ def only_declared_ports(bench: Bench) -> str:
     doubts = talks.deaf(bench) or talks.unusable(evidence, operation)
     if silent or doubts:
         raise bench.inconclusive(doubts or f"ports {silent} do not even answer the sidecar itself")
+    control = next(talk for talk in operation.talks if talk.name == _DECLARED)
+    if not talks.about(control, talks.news(evidence)):
+        raise bench.inconclusive(f"in raw bytes not even GET at a declared port reaches {ALLOWED}")
     return f"{len(_UNDECLARED)} ports by CONNECT and GET, none opened"
 
 
