@@ -47,6 +47,7 @@ _BEHIND: Mapping[Feature, tuple[str, ...]] = {
     Feature.STRANGER: ("address",),
     Feature.AUDIT: ("audit",),
     **dict.fromkeys(FAULTS_OF, ("fault",)),
+    Feature.RELOAD: ("reload",),
     Feature.SESSION: ("session", "residue", "sweep"),
     Feature.INVENTORY: ("inventory",),
 }
@@ -62,6 +63,7 @@ _CALLS: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "audit": (1, ()),
     "logs": (1, ()),
     "fault": (2, ()),
+    "reload": (2, ()),
     "trust": (0, ()),
     "inventory": (0, ()),
     "residue": (1, ()),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         Topology,
     )
     from pytest_bottle.internet.contract import Internet
-    from pytest_bottle.spec import BottleSpec
+    from pytest_bottle.spec import BottleSpec, EgressRoute
 
 
 class Refusals:
@@ -53,6 +53,10 @@ class Refusals:
     def fault(self, topology: Topology, fault: Fault) -> None:
         """Do harm to a part of a bottle, for ``Feature.FAULT``."""
         raise self._refusal("fault")
+
+    def reload(self, topology: Topology, egress: Sequence[EgressRoute]) -> None:
+        """Give the running sidecar other routes, for ``Feature.RELOAD``."""
+        raise self._refusal("reload")
 
     def inventory(self) -> frozenset[Resource]:
         """List what exists on the host, for ``Feature.INVENTORY``."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_bottle.internet.contract import Internet
-    from pytest_bottle.spec import BottleSpec
+    from pytest_bottle.spec import BottleSpec, EgressRoute
 
 
 class Vantage(enum.Enum):
@@ -150,6 +150,8 @@ class Feature(enum.Enum):
     """The sidecar's port can be published on the host's loopback."""
     AUDIT = "audit"
     """The sidecar's decisions can be read."""
+    RELOAD = "reload"
+    """The egress routes of a running bottle can be changed."""
     FAULT = "fault"
     """The sidecar can be killed, frozen, cut off and removed (:data:`LOSSES`)."""
     RESTART = "restart"
@@ -360,6 +362,15 @@ class Backend(Protocol):
 
     def fault(self, topology: Topology, fault: Fault) -> None:
         """Do harm to a part of a bottle; when it returns, the harm is done (:class:`Fault`)."""
+
+    def reload(self, topology: Topology, egress: Sequence[EgressRoute]) -> None:
+        """Give the running sidecar other egress routes; when it returns, they hold.
+
+        Requests from then on are judged by them, and tunnels that they have no room for have ended.
+
+        Raises:
+            TransportError: the sidecar did not take them.
+        """
 
     def trust(self) -> str:
         """Make the lab's certificates valid in every guest; tell the file they are in.

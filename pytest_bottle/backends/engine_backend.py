@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     )
     from pytest_bottle.backends.engines.contract import Engine
     from pytest_bottle.internet.contract import Internet
-    from pytest_bottle.spec import PublishedPort
+    from pytest_bottle.spec import EgressRoute, PublishedPort
 
 #: The bottle's own host, as engines call it.
 HOST = "host"
+#: Where the reference sidecar looks for routes that replace those it was started with.
+ROUTES_FILE = "/run/bottle-routes.json"
 #: The resolver that the reference sidecar asks; any address answers in the lab.
 RESOLVER = Endpoint("192.88.99.53", 53)
 #: Where programs look for the authorities they trust, each in its own variable.
@@ -84,6 +87,7 @@ class EngineBackend:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._numbers = itertools.count(1)
+        self._edits = itertools.count(1)
         self._bottles: dict[str, _Parts] = {}
         self._lock = threading.Lock()  # of the bottles' dict, for a moment at a time
 
@@ -384,6 +388,26 @@ class EngineBackend:
         guest = guests.get(fault, topology.sidecar.name)
         self.engine.fault(guest, fault, topology.egress.name)
 
+    def reload(self, topology: Topology, egress: Sequence[EgressRoute]) -> None:
+        """Put another list into the reference sidecar, and wait until it says that it holds."""
+        edit = next(self._edits)
+        routes = [[route.host, list(route.ports)] for route in egress]
+        put = ["sh", "-c", f"cat > {ROUTES_FILE}.new && mv {ROUTES_FILE}.new {ROUTES_FILE}"]
+        guest = topology.sidecar.name
+        said = json.dumps({"edit": edit, "routes": routes}).encode()
+        result = self.engine.exec(guest, put, stdin=said, user="root")
+        end = time.monotonic() + topology.spec.timeout
+        while result.ok and time.monotonic() < end:
+            if any(event.get("edit") == edit for event in self.audit(topology)):
+                return
+            time.sleep(0.01)
+        raise TransportError(
+            "the sidecar did not take the new routes",
+            where=guest,
+            expected=f"its word within {topology.spec.timeout:g} s",
+            seen=result.err or "none",
+        )
+
     @property
     def session(self) -> str:
         """What the engine's session can be told by."""
@@ -413,7 +437,11 @@ class EngineBackend:
 def _lacks(spec: BottleSpec, published: Endpoint | None) -> frozenset[Feature]:
     """What a bottle does not have that others of its backend have."""
     audited, seen = spec.sidecar.is_reference, published is not None
-    missing = {Feature.AUDIT: not audited, Feature.PUBLISH: not seen}
+    missing = {
+        Feature.AUDIT: not audited,
+        Feature.RELOAD: not audited,
+        Feature.PUBLISH: not seen,
+    }
     return frozenset(feature for feature, lacking in missing.items() if lacking)
 
 
@@ -421,6 +449,7 @@ def _proxy_config(spec: BottleSpec) -> dict[str, object]:
     return {
         "routes": [[route.host, list(route.ports)] for route in spec.egress],
         "resolver": [RESOLVER.host, RESOLVER.port],
+        "routes_file": ROUTES_FILE,
     }
 
 

@@ -45,6 +45,7 @@ class Config(NamedTuple):
         address_exceptions: networks that may be dialled although they are not public.
         timeouts: how long to wait for whom.
         connections: how many connections one listener serves at once.
+        routes_file: whose routes take the place of these, whenever it changes (``LivePolicy``).
     """
 
     routes: Sequence[tuple[str, Sequence[int]]]
@@ -52,6 +53,7 @@ class Config(NamedTuple):
     address_exceptions: Sequence[str] = ()
     timeouts: Timeouts = Timeouts()
     connections: int = 256
+    routes_file: str = ""
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Config:

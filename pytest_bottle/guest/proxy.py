@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
+from pytest_bottle.guest.live import LivePolicy
 from pytest_bottle.guest.policy import Config, Policy, Stop, Timeouts, Verdict
 from pytest_bottle.guest.relay import (
     CHUNK,
@@ -74,6 +75,7 @@ def serve(
     sidecar = _Sidecar(config, audit)
     doors = [(listener, sidecar.proxy) for listener in listeners]
     doors += [(listener, sidecar.status) for listener in status_listeners]
+    threading.Thread(target=sidecar.live.watch, daemon=True).start()
     threads = [
         threading.Thread(target=_accept, args=(*door, config.connections), daemon=True)
         for door in doors
@@ -142,15 +144,20 @@ def _guarded(
 
 
 class _Sidecar:
-    """What all connections share; nothing of it changes."""
+    """What all connections share; nothing of it changes but the policy."""
 
     def __init__(self, config: Config, audit: Audit) -> None:
         self.timeouts = config.timeouts
-        self.policy = Policy(config.routes)
         resolver = Resolver(config.resolver, config.timeouts.dns)
         self.dialer = Dialer(resolver, config.address_exceptions, config.timeouts.connect)
         self._audit = audit
         self._lock = threading.Lock()
+        self.live = LivePolicy(config.routes, config.routes_file, self.record)
+
+    @property
+    def policy(self) -> Policy:
+        """What holds now."""
+        return self.live.policy
 
     def record(self, event: Event) -> None:
         with self._lock:
@@ -247,9 +254,11 @@ class _Client:
         down = Flow(upstream, self.sock, _ESTABLISHED)
         self.flows = (up, down)
         reason = "eof"
+        live = self.sidecar.live.tunnel(target.host, target.port, self.sock, upstream)
         try:
-            up.receive(early)
-            relay(self.flows, self.sidecar.timeouts.idle, lambda: up.done and down.done)
+            with live:
+                up.receive(early)
+                relay(self.flows, self.sidecar.timeouts.idle, lambda: up.done and down.done)
         except Stop as stop:
             self._cut(stop, up, down)
             return False

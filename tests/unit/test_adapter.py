@@ -146,7 +146,7 @@ def test_a_backend_that_keeps_the_contract(kind: type) -> None:
             "declares Feature.NEIGHBOUR without address(); "
             "declares Feature.OPEN_GUEST without address(); "
             "declares Feature.PRIVILEGED_PROBE without address(); "
-            "declares Feature.RESTART without fault(); "
+            "declares Feature.RELOAD without reload(); declares Feature.RESTART without fault(); "
             "declares Feature.SESSION without session; declares Feature.SESSION without residue(); "
             "declares Feature.SESSION without sweep(); "
             "declares Feature.STOP_ENGINE without fault(); "

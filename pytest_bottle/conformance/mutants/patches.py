@@ -94,6 +94,16 @@ def decides_on_host() -> None:
     policy.Policy.judge = judge  # type: ignore[method-assign]
 
 
+def keeps_old_tunnels() -> None:
+    """Judge new requests by a new list, and let tunnels be that were approved by the old one."""
+    from pytest_bottle.guest import live
+
+    def end_tunnels(self: live.LivePolicy) -> int:  # noqa: ARG001 - it is a method
+        return 0
+
+    live.LivePolicy._end_tunnels = end_tunnels  # type: ignore[method-assign]  # noqa: SLF001
+
+
 def judges_once() -> None:
     """Judge the first request of a connection, and none of those behind it."""
     from pytest_bottle.guest import proxy

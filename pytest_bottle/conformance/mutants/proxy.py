@@ -81,6 +81,12 @@ class AnyPort(_Permissive):
     more = (EgressRoute("allowed.test", tuple(range(1, 65536))),)
 
 
+@mutant("PXY-22")
+def keeps_old_tunnels() -> NetnsBackend:
+    """A list that is made shorter holds for new connections only."""
+    return tampered("keeps_old_tunnels")
+
+
 def tampered(patch: str, home: ModuleType = patches) -> NetnsBackend:
     """Open a backend whose sidecars have been patched before they were born.
 

@@ -137,6 +137,19 @@ def addresses_of(host: str, port: int, deadline: float) -> list[tuple[str, int]]
     return found
 
 
+def open_tunnel(host: str, port: int, deadline: float) -> tuple[socket.socket, Record | None]:
+    """Ask the advertised proxy for a tunnel; returns the socket, and the denial if there is one."""
+    proxy = _advertised(_split(f"https://{host}:{port}"), dict(os.environ))
+    if not proxy:
+        raise ValueError("no variable names a proxy")
+    hop, own = _hop(proxy)
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(_dial(hop["host"], hop["port"], deadline))
+        denial = _tunnel(sock, host, port, own)
+        stack.pop_all()
+    return sock, denial
+
+
 def _tunnel(
     sock: socket.socket, host: str | None, port: int, headers: dict[str, str]
 ) -> Record | None:
