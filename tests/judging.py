@@ -11,20 +11,28 @@ from pytest_bottle.errors import BottleError, NotSupported, Violation
 from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from pytest_bottle.backends.contract import Backend
     from pytest_bottle.conformance.registry import Check
 
 
-def judge(backend: Backend, also: str = "") -> dict[str, Verdict]:
-    """Run the checks of the common bench, and one that stands apart, on a backend and end it."""
-    return judge_and_name_claimants(backend, also)[0]
+def judge(
+    backend: Backend, also: str = "", only: Container[str] | None = None
+) -> dict[str, Verdict]:
+    """Run the checks of the common bench, and one that stands apart, on a backend and end it.
+
+    ``only`` leaves the others out; the survey is fired for all of them all the same.
+    """
+    return judge_and_name_claimants(backend, also, only)[0]
 
 
 def judge_and_name_claimants(
-    backend: Backend, also: str = ""
+    backend: Backend, also: str = "", only: Container[str] | None = None
 ) -> tuple[dict[str, Verdict], set[str]]:
     """Do what :func:`judge` does, and name the checks that claimed something in the survey."""
     checks = [check for check in all_checks() if not check.apart or check.id == also]
+    checks = [check for check in checks if only is None or check.id in only]
     try:
         bench = Bench(backend)
         verdicts = {check.id: _verdict(bench, check) for check in checks}

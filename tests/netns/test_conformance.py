@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -12,7 +13,12 @@ import pytest
 from pytest_bottle.backends.black_hole import BlackHole
 from pytest_bottle.backends.engines.netns.engine import FEATURES
 from pytest_bottle.conformance.bench import Bench
-from pytest_bottle.conformance.mutants.base import NetnsBackend, all_mutants, open_mutant
+from pytest_bottle.conformance.mutants.base import (
+    Mutant,
+    NetnsBackend,
+    all_mutants,
+    open_mutant,
+)
 from pytest_bottle.conformance.plan import Plan
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import ConfigurationError, Violation
@@ -53,8 +59,14 @@ def supported(verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
 
 
 def test_the_netns_backend_passes() -> None:
-    """On the netns backend every check passes that it supports, none is inconclusive."""
+    """On the netns backend every check passes that it supports, none is inconclusive for good.
+
+    A violation is one, whatever a second try says; what was inconclusive may have been the machine.
+    """
     verdicts = supported(judge(NetnsBackend()))
+    unsure = {check for check, verdict in verdicts.items() if verdict is Verdict.INCONCLUSIVE}
+    if unsure:
+        verdicts |= supported(judge(NetnsBackend(), only=unsure))
 
     assert set(verdicts.values()) == {Verdict.PASSED}, verdicts
     assert len(verdicts) >= 18
@@ -79,13 +91,32 @@ def has_vsock() -> bool:
     return True
 
 
+def matrix_row(mutant: Mutant) -> dict[str, Verdict]:
+    """Judge a mutant by all checks of the bench; as an ordinary user, by its row and the controls.
+
+    What is not as listed is judged once more, on a mutant that is opened anew: a weakness shows
+    again, and what a busy machine made INCONCLUSIVE does not.
+    """
+    red = {mutant.check, *mutant.also}
+    only = None if os.geteuid() == 0 else red | CONTROLS
+    verdicts = supported(judge(open_mutant(mutant.name), mutant.check, only))
+    odd = {
+        check
+        for check, verdict in verdicts.items()
+        if verdict is not (Verdict.VIOLATED if check in red else Verdict.PASSED)
+    }
+    if odd:
+        verdicts |= supported(judge(open_mutant(mutant.name), mutant.check, odd))
+    return verdicts
+
+
 @pytest.mark.parametrize("name", [name for name, one in all_mutants().items() if not one.harness])
 def test_each_mutant_is_killed(name: str) -> None:
     """A weakened backend turns its own check red, with evidence, and just the listed others."""
     if name in WITH_VSOCK and not has_vsock():
         pytest.skip("NOT RUN: this kernel has no vsock")
     mutant = all_mutants()[name]
-    verdicts = supported(judge(open_mutant(name), mutant.check))
+    verdicts = matrix_row(mutant)
 
     violated = {check for check, verdict in verdicts.items() if verdict is Verdict.VIOLATED}
     flooded = name in FLOODS and "CTL-03" in violated
