@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import socket
@@ -15,6 +14,8 @@ from pytest_bottle.guest.probe.netlink import attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ctypes
+
     from pytest_bottle.guest.probe.core import Operation, Record
 
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000
@@ -50,6 +51,8 @@ def nest(operation: Operation, deadline: float) -> Record:
 
 
 def _nested(operation: Operation, deadline: float) -> Record:
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     outside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -84,11 +87,15 @@ def _send(what: Operation, deadline: float) -> Record:
 
 def _checked(result: int, what: str) -> str:
     if result < 0:
+        import ctypes
+
         raise OSError(ctypes.get_errno(), what)
     return "done"
 
 
 def _clone3(libc: ctypes.CDLL) -> str:
+    import ctypes
+
     # struct clone_args: flags, three addresses, the signal at its end, and no stack of its own.
     arguments = ctypes.create_string_buffer(
         struct.pack("8Q", _NEWUSER | _NEWNET, 0, 0, 0, 17, *[0] * 3)
@@ -104,6 +111,8 @@ def _clone3(libc: ctypes.CDLL) -> str:
 
 def _unshare_apart(libc: ctypes.CDLL, flags: int) -> str:
     """Do it in a child, so that we stay where we are."""
+    import ctypes
+
     child = os.fork()
     if child == 0:
         os._exit(ctypes.get_errno() if libc.unshare(flags) else 0)
