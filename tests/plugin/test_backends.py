@@ -120,7 +120,7 @@ def test_bad_offers(pytester: pytest.Pytester, offer: str, expected: str) -> Non
 
 
 def test_unavailable_backend(pytester: pytest.Pytester) -> None:
-    """A backend that cannot work here is tried once; each test has its message, no traceback."""
+    """A backend that cannot work here is tried once, told in full once, and without traceback."""
     pytester.makeconftest(
         """
         from pytest_bottle.errors import BackendUnavailableError
@@ -150,7 +150,7 @@ def test_unavailable_backend(pytester: pytest.Pytester) -> None:
             "  next:     plug it in",
             "*ERROR at setup of test_b*",
             "no device",
-            "  next:     plug it in",
+            "  the error is told in full at *::test_a",
             "*short test summary info*",
             "ERROR *::test_a - no device*",
         ],

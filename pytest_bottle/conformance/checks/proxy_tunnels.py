@@ -237,5 +237,5 @@ def _require_served(bench: Bench, volley: Volley, held: talks.Conversations) -> 
         seen = record.get("outcome"), record.get("status"), missing, volley.failures
         raise bench.inconclusive(broken or f"the allowed host inside TLS: {seen}")
     one = volley.records[_H1].get("status") or volley.outcome(_H1)
-    two = ", ".join(f"{name}: {record['outcome']}" for name, record in spoken.items())
+    two = ", ".join(f"{name}: {record['outcome']}" for name, record in sorted(spoken.items()))
     return f"another Host by HTTP/1.1: {one}; HTTP/2: {two}"
