@@ -217,7 +217,7 @@ LEAKS: list[tuple[type[NetnsBackend], set[str]]] = [
     (OtherPage, {"PXY-01"}),
     (DialsVersion6, {"PXY-02"}),
     (LooksUp, {"PXY-02"}),
-    (SecondProcess, {"PRV-01"}),
+    (SecondProcess, {"PRV-01", "PRV-08"}),
     (Dns, {"DNS-01", "DNS-04", "NET-05", "NET-10"}),
     (OddUdpPort, {"NET-05"}),
     (ToEgressOnly, {"NET-09"}),

@@ -144,7 +144,9 @@ def test_the_suite_finds_tinyproxy_s_weaknesses() -> None:
     try:
         bench = Bench(backend, tinyproxy())
         for check in (check for check in all_checks() if not check.apart):
-            unsupported = bool({Feature.AUDIT, *frozenset(Feature) - FEATURES} & check.needs)
+            unsupported = bool(
+                {Feature.AUDIT, Feature.RELOAD, *frozenset(Feature) - FEATURES} & check.needs
+            )
             weak = Verdict.VIOLATED if check.id in WEAKNESSES else Verdict.PASSED
             expected[check.id] = Verdict.NOT_SUPPORTED if unsupported else weak
             try:
@@ -428,7 +430,7 @@ def test_a_port_is_published(netns: NetnsBackend, where: str) -> None:
         visitors = [str(record["client"]) for record in netns.audit(bottle.topology)]
 
     assert [visitor.rpartition(":")[0] for visitor in visitors] == ["127.0.0.1", "127.0.0.1"]
-    assert bottle.topology.lacks == {Feature.AUDIT}
+    assert bottle.topology.lacks == {Feature.AUDIT, Feature.RELOAD}
 
 
 def test_a_port_where_nothing_listens(netns: NetnsBackend) -> None:
