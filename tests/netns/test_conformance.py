@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from pathlib import Path
@@ -13,18 +12,13 @@ import pytest
 from pytest_bottle.backends.black_hole import BlackHole
 from pytest_bottle.backends.engines.netns.engine import FEATURES
 from pytest_bottle.conformance.bench import Bench
-from pytest_bottle.conformance.mutants.base import (
-    Mutant,
-    NetnsBackend,
-    all_mutants,
-    open_mutant,
-)
+from pytest_bottle.conformance.mutants.base import NetnsBackend, all_mutants, open_mutant
 from pytest_bottle.conformance.plan import Plan
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import ConfigurationError, Violation
 from pytest_bottle.spec import BottleSpec
 from pytest_bottle.verdict import Verdict
-from tests.judging import judge, judge_and_name_claimants, run_check
+from tests.judging import CONTROLS, judge, judge_and_name_claimants, judge_row, run_check
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
@@ -46,7 +40,6 @@ INSPECTIONS = {
 #: Its proxy is one that programs are told of, and takes no direct traffic.
 UNSUPPORTED = {check.id for check in all_checks() if not check.needs <= FEATURES}
 APART = [check.id for check in all_checks() if check.apart and check.id not in UNSUPPORTED]
-CONTROLS = {"CTL-01", "CTL-03", "CTL-04", "CTL-05", "PXY-01"}
 #: They let whole sweeps through, and the witness may lose some of 131,070 packets: CTL-03 says so.
 FLOODS = {"LAT-05", "NET-09"}
 
@@ -91,32 +84,14 @@ def has_vsock() -> bool:
     return True
 
 
-def matrix_row(mutant: Mutant) -> dict[str, Verdict]:
-    """Judge a mutant by all checks of the bench; as an ordinary user, by its row and the controls.
-
-    What is not as listed is judged once more, on a mutant that is opened anew: a weakness shows
-    again, and what a busy machine made INCONCLUSIVE does not.
-    """
-    red = {mutant.check, *mutant.also}
-    only = None if os.geteuid() == 0 else red | CONTROLS
-    verdicts = supported(judge(open_mutant(mutant.name), mutant.check, only))
-    odd = {
-        check
-        for check, verdict in verdicts.items()
-        if verdict is not (Verdict.VIOLATED if check in red else Verdict.PASSED)
-    }
-    if odd:
-        verdicts |= supported(judge(open_mutant(mutant.name), mutant.check, odd))
-    return verdicts
-
-
 @pytest.mark.parametrize("name", [name for name, one in all_mutants().items() if not one.harness])
 def test_each_mutant_is_killed(name: str) -> None:
     """A weakened backend turns its own check red, with evidence, and just the listed others."""
     if name in WITH_VSOCK and not has_vsock():
         pytest.skip("NOT RUN: this kernel has no vsock")
     mutant = all_mutants()[name]
-    verdicts = matrix_row(mutant)
+    row = judge_row(lambda: open_mutant(name), {mutant.check, *mutant.also}, mutant.check)
+    verdicts = supported(row)
 
     violated = {check for check, verdict in verdicts.items() if verdict is Verdict.VIOLATED}
     flooded = name in FLOODS and "CTL-03" in violated
