@@ -12,7 +12,7 @@ from pytest_bottle.errors import BottleError, NotSupported, Violation
 from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Set
+    from collections.abc import Callable, Container
 
     from pytest_bottle.backends.contract import Backend
     from pytest_bottle.conformance.registry import Check
@@ -48,7 +48,7 @@ def judge_and_name_claimants(
 CONTROLS = frozenset({"CTL-01", "CTL-03", "CTL-04", "CTL-05", "PXY-01"})
 
 
-def judge_row(make: Callable[[], Backend], red: Set[str], also: str = "") -> dict[str, Verdict]:
+def judge_row(make: Callable[[], Backend], red: set[str], also: str = "") -> dict[str, Verdict]:
     """Judge a backend of which just some checks are to be red, by all checks of the bench.
 
     As an ordinary user by those, and the controls. What is not as expected is judged once more, on

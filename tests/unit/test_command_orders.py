@@ -329,7 +329,7 @@ def test_the_pipe_of_a_bottle_ends_with_its_owner(tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from tests.unit.test_command_backend import SPEC, orders\n"
+        "from tests.unit.test_command_orders import SPEC, orders\n"
         "from pytest_bottle.backends.command.backend import CommandBackend\n"
         "up = '(cat <\"$BOTTLE_LIFE\"; touch ended) >/dev/null 2>&1 &'\n"
         "CommandBackend(orders(Path(sys.argv[1]), up=up)).up(SPEC)\n"
