@@ -46,7 +46,7 @@ _END = "import socket, sys; socket.socket(2, 2).sendto(b'end', (sys.argv[1], 53)
 _BOUND = "import sys; sys.exit(':0035 ' not in open('/proc/net/udp').read())"
 
 
-@mutant("DNS-01", also={"NET-05", "DNS-04"})
+@mutant("DNS-01", also={"DNS-04", "NET-05", "NET-10"})
 class Queries(Leaky):
     """UDP to port 53 of any IPv4 address gets out."""
 

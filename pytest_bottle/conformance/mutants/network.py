@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.engines.contract import GuestRequest
 
 
-@mutant("NET-01", also={"IP6-01", "NET-03", "NET-04", "NET-09", "NET-10", "NET-11", "PXY-18"})
+@mutant(
+    "NET-01",
+    also={
+        *("IP6-01", "NET-03", "NET-04", "NET-06", "NET-08", "NET-09", "NET-10", "NET-11"),
+        "PXY-18",
+    },
+)
 class LiteralTcp(Leaky):
     """TCP to ports 80 and 443 gets out by address, as in apple/container#2062.
 
@@ -35,7 +41,7 @@ class OnePort(Leaky):
         self.give_default_route(topology)
 
 
-@mutant("NET-05", also={"IP6-01", "NET-09"})
+@mutant("NET-05", also={"IP6-01", "NET-08", "NET-09"})
 class Quic(Leaky):
     """UDP to port 443 gets out."""
 
