@@ -34,6 +34,9 @@ def nest(operation: Operation, deadline: float) -> Record:
     operations, none if there was no inside, and ``outer`` that of a datagram by a socket that was
     made outside.
     """
+    # Not in the child for the first time: it would wait for ever for another thread's import.
+    import ctypes  # noqa: F401
+
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
