@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec
 
 
-@mutant("HST-01")
+@mutant("HST-01", also={"HST-05"})
 class AnsweringGateway(Leaky):
     """H's services answer the internal network, by every address of H.
 
@@ -102,7 +102,7 @@ class _Everywhere(NetnsEngine):
         return super().run_sidecar(guest, request)
 
 
-@mutant("HST-03", also={"HST-01", "HST-04"})
+@mutant("HST-03", also={"HST-01", "HST-04", "HST-05"})
 class PublishedEverywhere(AnsweringGateway):
     """The first bottle's port is published on 0.0.0.0, and H answers the internal network.
 

@@ -136,7 +136,7 @@ class EmbeddedResolver(Forwards):
         return topology._replace(resolvers=(topology.sidecar_address,))
 
 
-@mutant("DNS-04", also={"HST-01"})
+@mutant("DNS-04", also={"HST-01", "HST-05"})
 class ResolverOfTheBridge(Forwards):
     """The bridge's own address forwards queries, and nobody told the agent of it.
 

@@ -50,7 +50,10 @@ class Quic(Leaky):
         self.give_default_route(topology)
 
 
-@mutant("NET-09", also={"DNS-01", "LAT-01", "LAT-02", "NET-04", "NET-05"})
+@mutant(
+    "NET-09",
+    also={"DNS-01", "LAT-01", "LAT-02", "NET-04", "NET-05", "NET-06", "NET-07", "NET-08"},
+)
 class Router(Leaky):
     """H forwards for the internal bridge; the agent still has no default route."""
 
@@ -97,7 +100,7 @@ class WayByName(Leaky):
         self.give_route(topology, self.names)
 
 
-@mutant("NET-10")
+@mutant("NET-10", also={"HST-05"})
 class HomeLan(Leaky):
     """A part of the private networks can be reached, as on a bridge to a home's LAN."""
 
@@ -127,7 +130,7 @@ class Silent(Leaky):
     "NET-06",
     also={
         *("DNS-02", "IP6-01", "LAT-01", "LAT-02", "NET-01", "NET-03", "NET-04", "NET-08"),
-        *("NET-09", "NET-10", "NET-11", "PXY-18"),
+        *("HST-05", "NET-09", "NET-10", "NET-11", "PXY-18"),
     },
 )
 class DropsReplies(Leaky):

@@ -200,8 +200,9 @@ class _Outside(NetnsEngine):
 @mutant(
     "PXY-18",
     also={
-        *("DNS-01", "DNS-02", "DNS-04", "HST-01", "IP6-01", "LAT-01"),
-        *("NET-01", "NET-02", "NET-03", "NET-04", "NET-05", "NET-10", "NET-11", "PXY-16"),
+        *("DNS-01", "DNS-02", "DNS-04", "HST-01", "HST-05", "IP6-01", "LAT-01", "NET-01"),
+        *("NET-02", "NET-03", "NET-04", "NET-05", "NET-06", "NET-08", "NET-10", "NET-11"),
+        "PXY-16",
     },
 )
 def isolated_by_variables() -> NetnsBackend:

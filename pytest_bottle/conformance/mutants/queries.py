@@ -43,7 +43,7 @@ class _Filters(Forwards):
         return topology._replace(resolvers=(topology.sidecar_address,))
 
 
-@mutant("DNS-05", also={"PXY-16"})
+@mutant("DNS-05")
 class FiltersTwoTypes(_Filters):
     """The agent's own resolver refuses questions for A and AAAA, and passes on all others."""
 
@@ -62,7 +62,7 @@ def resolves_first() -> NetnsBackend:
     return tampered("resolves_first", name_patches)
 
 
-@mutant("DNS-07", also={"NET-03", "PXY-16"})
+@mutant("DNS-07", also={"NET-03"})
 class PassesChildrenOn(_Filters):
     """The agent's own resolver takes a rule for one host for a rule about all names below it."""
 
