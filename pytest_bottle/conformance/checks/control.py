@@ -22,7 +22,7 @@ _KNOWN = (
     *("/run/systemd/private", "/run/systemd/notify", "/run/snapd.socket"),
     *("/run/libvirt/libvirt-sock", "/run/host-services/ssh-auth.sock"),
     "/tmp/.X11-unix/X0",  # noqa: S108 - in the guest
-    *("/run/user/1000/gnupg/S.gpg-agent", "/root/.gnupg/S.gpg-agent"),
+    *(f"/{folder}/S.gpg-agent" for folder in ("run/user/1000/gnupg", "root/.gnupg")),
     *("$SSH_AUTH_SOCK", "$DOCKER_SOCK", "$GPG_AGENT_INFO"),
 )
 #: Below these any program may have put one; mount points are looked at wherever they are.
