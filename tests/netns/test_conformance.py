@@ -113,7 +113,11 @@ def test_no_negative_passes_when_the_suite_itself_is_broken(name: str) -> None:
         assert claimants & verdicts.keys() <= unsure, verdicts
         assert claimants
     else:
-        assert unsure == mutant.blind, verdicts
+        # What a busy machine made inconclusive besides is looked at once more.
+        others = unsure - mutant.blind
+        again = judge(open_mutant(name), only=others) if others else {}
+        assert mutant.blind <= unsure, verdicts
+        assert set(again.values()) <= {Verdict.PASSED}, again
 
 
 def test_nothing_passes_for_the_wrong_reason_on_the_black_hole() -> None:
