@@ -51,18 +51,12 @@ CONTROLS = frozenset({"CTL-01", "CTL-03", "CTL-04", "CTL-05", "PXY-01"})
 def judge_row(make: Callable[[], Backend], red: set[str], also: str = "") -> dict[str, Verdict]:
     """Judge a backend of which just some checks are to be red, by all checks of the bench.
 
-    As an ordinary user by those, and the controls. What is not as expected is judged once more, on
-    a backend that is opened anew: a weakness shows again, and what a busy machine made INCONCLUSIVE
-    does not.
+    As an ordinary user by those, and the controls. What is INCONCLUSIVE is judged once more, on a
+    backend that is opened anew, for a busy machine may have made it so; nothing else is.
     """
     verdicts = judge(make(), also, None if os.geteuid() == 0 else red | CONTROLS)
-    expected = {check: Verdict.VIOLATED if check in red else Verdict.PASSED for check in verdicts}
-    odd = {
-        check
-        for check, verdict in verdicts.items()
-        if verdict not in (expected[check], Verdict.NOT_SUPPORTED)
-    }
-    return verdicts | (judge(make(), also, odd) if odd else {})
+    unsure = {check for check, verdict in verdicts.items() if verdict is Verdict.INCONCLUSIVE}
+    return verdicts | (judge(make(), also, unsure) if unsure else {})
 
 
 def _verdict(bench: Bench, check: Check) -> Verdict:

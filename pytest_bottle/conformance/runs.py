@@ -23,7 +23,7 @@ from xml.etree import ElementTree as ET
 from pytest_bottle.errors import Inconclusive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pytest_bottle.backends.contract import Backend, Resource
 
@@ -66,6 +66,18 @@ def opened(backend):
         assert time.monotonic() < end, "nobody said to go on"
         time.sleep(0.001)
 '''
+#: A test with a bottle that waits in its body, or does not.
+_WAITING = """
+@pytest.fixture(autouse=True)
+def watch(bottle_backend):
+    opened(bottle_backend)
+
+def test_it(bottle):
+    tell("body")
+    if {wait}:
+        time.sleep(60)
+    tell("teardown")
+"""
 #: Lets pytest have the plugins that offered the backend, wherever they lie.
 _CONFTEST = """
 import importlib.util, os, sys
@@ -92,6 +104,11 @@ class Reopening(NamedTuple):
 
     arguments: tuple[str, ...]
     plugins: tuple[str, ...] = ()
+
+
+def waiting(*, wait: bool) -> str:
+    """A test file whose one test tells ``body``, waits for a minute or does not, and ends."""
+    return _WAITING.replace("{wait}", str(wait))
 
 
 class Run:
@@ -222,11 +239,6 @@ class Run:
         return said
 
     @property
-    def ended(self) -> bool:
-        """Whether it has ended."""
-        return self._process.poll() is not None
-
-    @property
     def status(self) -> int | None:
         """Its exit status; None while it runs."""
         return self._process.poll()
@@ -282,6 +294,11 @@ def watched(backend: Backend, run: Run) -> Iterator[str]:
     finally:
         run.end(0)
         backend.sweep(session)
+
+
+def names_of(resources: Iterable[Resource]) -> str:
+    """List resources in words."""
+    return ", ".join(f"{one.kind} {one.name}" for one in sorted(resources))
 
 
 def left_of(backend: Backend, session: str) -> tuple[frozenset[Resource], float]:

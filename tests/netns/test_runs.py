@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bottle.backends.black_hole import BlackHole
+from pytest_bottle.conformance import runs
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.checks import residue
 from pytest_bottle.conformance.mutants.base import NetnsBackend, open_mutant
@@ -226,8 +227,8 @@ def test_a_run_that_goes_on_after_a_signal_is_a_violation(
 ) -> None:
     """RES-03 gives a run so many seconds to live; one that has to be killed is red."""
     monkeypatch.setattr("pytest_bottle.conformance.runs._TO_LIVE", 0.3)
-    deaf = residue._WAITING.replace('tell("body")', 'signal.signal(15, print); tell("body")')
-    monkeypatch.setattr(residue, "_WAITING", deaf)
+    deaf = runs._WAITING.replace('tell("body")', 'signal.signal(15, print); tell("body")')
+    monkeypatch.setattr(runs, "_WAITING", deaf)
     trial = residue._Trial((signal.SIGTERM,), "body", 0.0, 0.0)
     monkeypatch.setattr(residue, "_draw", lambda count: [trial])
 

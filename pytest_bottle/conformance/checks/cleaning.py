@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
-from pytest_bottle.conformance.runs import BOUND, Run, left_of, watched
+from pytest_bottle.conformance.runs import BOUND, Run, left_of, names_of, waiting, watched
 from pytest_bottle.errors import BottleError
 
 if TYPE_CHECKING:
@@ -24,22 +24,7 @@ if TYPE_CHECKING:
 _SESSION = frozenset({Feature.SESSION})
 
 
-def _names(resources: Iterable[Resource]) -> str:
-    return ", ".join(f"{one.kind} {one.name}" for one in sorted(resources))
-
-
 # -- who is spared ---------------------------------------------------------------------------------
-
-_KEPT = """
-@pytest.fixture(autouse=True)
-def watch(bottle_backend):
-    opened(bottle_backend)
-
-def test_it(bottle):
-    tell("body")
-    if {wait}:
-        time.sleep(60)
-"""
 
 
 @check(
@@ -69,11 +54,11 @@ def cleaning_spares_others(bench: Bench) -> str:
         _require_refusal(bench, live)
         bench.backend.sweep(dead)
         if left := bench.backend.residue(dead):
-            raise bench.violation(f"a sweep left {_names(left)} of a session that is dead")
+            raise bench.violation(f"a sweep left {names_of(left)} of a session that is dead")
         body.append("swept")
         for session, had in before.items():
             if lost := had - bench.backend.residue(session):
-                raise bench.violation(f"the sweep of {dead} took {_names(lost)} of {session}")
+                raise bench.violation(f"the sweep of {dead} took {names_of(lost)} of {session}")
         if fallen := [one.name for one in strangers if one.process.poll() is not None]:
             raise bench.violation(f"the sweep took processes of nobody's: {', '.join(fallen)}")
     return (
@@ -86,14 +71,14 @@ def cleaning_spares_others(bench: Bench) -> str:
 def _live_session(bench: Bench) -> Iterator[tuple[str, list[str]]]:
     """Lend out a session that is alive, with a bottle; it must be alive in the end, too."""
     with (
-        Run(bench.reopening, _KEPT.replace("{wait}", "True")) as run,
+        Run(bench.reopening, waiting(wait=True)) as run,
         watched(bench.backend, run) as session,
     ):
         run.go()
         run.wait_for("body")
         reached: list[str] = []
         yield session, reached
-        if reached and run.ended:
+        if reached and run.status is not None:
             raise bench.violation(f"the sweep ended the run of {session}, which was alive")
 
 
@@ -101,7 +86,7 @@ def _live_session(bench: Bench) -> Iterator[tuple[str, list[str]]]:
 def _kept_session(bench: Bench) -> Iterator[str]:
     """Lend out a session that is dead and whose bottle was kept."""
     with (
-        Run(bench.reopening, _KEPT.replace("{wait}", "False"), "--bottle-keep=always") as run,
+        Run(bench.reopening, waiting(wait=False), "--bottle-keep=always") as run,
         watched(bench.backend, run) as session,
     ):
         run.go()
@@ -118,7 +103,7 @@ def _require_refusal(bench: Bench, live: str) -> None:
         bench.backend.sweep(live)
     except BottleError:
         if lost := there - bench.backend.residue(live):
-            raise bench.violation(f"a refused sweep took {_names(lost)}") from None
+            raise bench.violation(f"a refused sweep took {names_of(lost)}") from None
         return
     raise bench.violation("a session that is alive was swept, and not refused")
 
@@ -200,10 +185,10 @@ def trouble_is_reported(bench: Bench) -> str:
         if run.status == 0:
             raise bench.violation("the run ended with status 0, though nothing could be removed")
         if unnamed := [one for one in left if one.name not in said]:
-            raise bench.violation(f"left, and not told: {_names(unnamed)}")
+            raise bench.violation(f"left, and not told: {names_of(unnamed)}")
         bench.backend.sweep(session)
         if still := bench.backend.residue(session):
-            raise bench.violation(f"a sweep did not remove {_names(still)}")
+            raise bench.violation(f"a sweep did not remove {names_of(still)}")
     return f"status {run.status}; {len(left)} resources were left for {BOUND:g} s, and all told"
 
 
@@ -278,7 +263,7 @@ def many_bottles_leave_nothing(bench: Bench) -> str:
             raise bench.inconclusive(f"{wide} bottles at once were not seen: {at_once}")
         left, _ = left_of(bench.backend, session)
         if left:
-            raise bench.violation(f"the session left {_names(left)}")
+            raise bench.violation(f"the session left {names_of(left)}")
     return f"{row} bottles in a row and {wide} at once left nothing"
 
 

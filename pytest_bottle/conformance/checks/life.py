@@ -244,7 +244,6 @@ def losing_the_sidecar_fails_closed(bench: Bench) -> str:
     bound.
     """
     backend = bench.backend
-    backend.trust()
     start = backend.internet.mark()
     with ThreadPoolExecutor(len(LOSSES)) as pool:
         everything = list(pool.map(lambda fault: _suffer(bench, fault), LOSSES))

@@ -197,7 +197,6 @@ def inner_host_is_checked(bench: Bench) -> str:
     not told to it, by HTTP/1.1, by HTTP/2, or by HTTP/2 on a connection that has asked for the
     allowed host before.
     """
-    bench.backend.trust()
     nonce, mark = new_nonce(), bench.backend.internet.mark()
     held = talks.conversations(_H2, _by_http2(bench.topology.proxy), 5.0)
     operations = [

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance.registry import Severity, Witness, check
-from pytest_bottle.conformance.runs import BOUND, Run, left_of, watched
+from pytest_bottle.conformance.runs import BOUND, Run, left_of, names_of, waiting, watched
 from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pytest_bottle.backends.contract import Resource
     from pytest_bottle.conformance.bench import Bench
 
 
@@ -42,17 +39,13 @@ def normal_end_leaves_nothing(bench: Bench) -> str:
         bench.backend.down(topology)
     left = bench.backend.inventory() - before
     if left:
-        raise bench.violation(f"{len(left)} of {len(there)} resources are left: {_names(left)}")
+        raise bench.violation(f"{len(left)} of {len(there)} resources are left: {names_of(left)}")
     kinds = {resource.kind for resource in there}
     if len(kinds) < 2 or not any("process" in k or "guest" in k or "container" in k for k in kinds):
         raise bench.inconclusive(
             f"the inventory does not see a running bottle: kinds {sorted(kinds)}"
         )
     return f"{len(there)} resources of {len(kinds)} kinds came and went"
-
-
-def _names(resources: Iterable[Resource]) -> str:
-    return ", ".join(f"{one.kind} {one.name}" for one in sorted(resources))
 
 
 # -- runs that end badly ---------------------------------------------------------------------------
@@ -171,7 +164,7 @@ def _fail(bench: Bench, failing: _Failing) -> int:
                     f"{event['left']} resources are left of {event['test']}: {event['some']}"
                 )
         if left:
-            raise bench.violation(f"{what} left {_names(left)} for {BOUND:g} s")
+            raise bench.violation(f"{what} left {names_of(left)} for {BOUND:g} s")
         _require_reported(bench, run, failing)
         return _require_bottles(bench, run, failing)
 
@@ -192,19 +185,6 @@ def _require_bottles(bench: Bench, run: Run, failing: _Failing) -> int:
     if there.keys() != failing.errors.keys() - {"test_half"} or not all(there.values()):
         raise bench.inconclusive(f"the inventory saw {there}, not a bottle of each test")
     return len(there)
-
-
-_WAITING = """
-@pytest.fixture(autouse=True)
-def watch(bottle_backend):
-    opened(bottle_backend)
-
-def test_it(bottle):
-    tell("body")
-    if {wait}:
-        time.sleep(60)
-    tell("teardown")
-"""
 
 
 class _Trial(NamedTuple):
@@ -269,7 +249,7 @@ def _draw(count: int) -> list[_Trial]:
 
 def _interrupt(bench: Bench, trial: _Trial) -> float:
     """Interrupt a run; returns the seconds from its end until nothing was left."""
-    source = _WAITING.replace("{wait}", str(trial.moment != "teardown"))
+    source = waiting(wait=trial.moment != "teardown")
     with Run(bench.reopening, source) as run, watched(bench.backend, run) as session:
         run.go()
         if trial.moment != "set-up":
@@ -281,7 +261,7 @@ def _interrupt(bench: Bench, trial: _Trial) -> float:
         ended = run.end_after_signal()
         left, took = left_of(bench.backend, session)
         if left:
-            raise bench.violation(f"{trial}: {_names(left)} left {BOUND:g} s after the run's end")
+            raise bench.violation(f"{trial}: {names_of(left)} left {BOUND:g} s after the run's end")
         if not ended:
             raise bench.violation(f"{trial}: the run went on and had to be killed")
         return took
@@ -347,7 +327,7 @@ def sigkill_is_survivable(bench: Bench) -> str:
         left, _ = left_of(bench.backend, session)
         if left:
             raise bench.violation(
-                f"{_names(left)} left {BOUND:g} s after the kill and as long after the start of "
+                f"{names_of(left)} left {BOUND:g} s after the kill and as long after the start of "
                 f"another session; {orphan}"
             )
         if not orphan.endswith(Verdict.PASSED.value):
@@ -368,7 +348,7 @@ def _orphan(bench: Bench, run: Run) -> str:
 
 
 def _start_another(bench: Bench) -> None:
-    source = _WAITING.replace("{wait}", "False")
+    source = waiting(wait=False)
     with Run(bench.reopening, source) as run, watched(bench.backend, run):
         run.go()
         run.end()

@@ -43,7 +43,6 @@ def direct_requests_land_on_the_proxy(bench: Bench) -> str:
     policy as with them: what is allowed is answered by way of it, what is denied reaches nobody,
     and both are in its record.
     """
-    bench.backend.trust()
     allowed, denied = both(ALLOWED), both(DENIED)
     volley, hearing = fire_direct(bench, [*allowed, *denied])
     why = broken(volley, allowed, bench.topology)
@@ -151,7 +150,6 @@ def the_destination_is_judged(bench: Bench) -> str:
     """Connecting to an address with the server name or Host of an allowed name does not reach that
     address unless the name resolves to it: either the proxy dials its own answer, or it refuses.
     """
-    bench.backend.trust()
     tries = []
     for scheme in SCHEMES:
         host = bench.backend.internet.fresh_address()

@@ -157,7 +157,6 @@ def losing_the_redirect_closes_the_path(bench: Bench) -> str:
     traffic goes nowhere; after a restart what is allowed is served again. That its rules are
     flushed is a fault that no backend has yet.
     """
-    bench.backend.trust()
     return "; ".join(_lose(bench, fault) for fault in (Fault.KILL_SIDECAR, Fault.FREEZE_SIDECAR))
 
 
