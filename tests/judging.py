@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from pytest_bottle.conformance.registry import Check
 
 
+def named(identity: str) -> Check:
+    """The check of an ID."""
+    return next(check for check in all_checks() if check.id == identity)
+
+
 def judge(
     backend: Backend, also: str = "", only: Container[str] | None = None
 ) -> dict[str, Verdict]:
@@ -73,7 +78,7 @@ def _verdict(bench: Bench, check: Check) -> Verdict:
 
 def run_check(backend: Backend, identity: str) -> str:
     """Run one check on a backend and end it; returns the check's note."""
-    check = next(check for check in all_checks() if check.id == identity)
+    check = named(identity)
     try:
         return Bench(backend).run(check)
     finally:

@@ -20,6 +20,7 @@ from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import BottleError, NotSupported, Violation
 from pytest_bottle.verdict import Verdict
+from tests.judging import named
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,7 @@ def broken(folder: Path, script: str) -> CommandBackend:
 
 def verdict(bench: Bench, identity: str) -> Verdict:
     """Run a check as the suite does: what is no verdict of its own is INCONCLUSIVE."""
-    check = next(check for check in all_checks() if check.id == identity)
+    check = named(identity)
     try:
         bench.run(check)
     except NotSupported:

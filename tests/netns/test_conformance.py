@@ -18,7 +18,7 @@ from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import ConfigurationError, Violation
 from pytest_bottle.spec import BottleSpec
 from pytest_bottle.verdict import Verdict
-from tests.judging import CONTROLS, judge, judge_and_name_claimants, judge_row, run_check
+from tests.judging import CONTROLS, judge, judge_and_name_claimants, judge_row, named, run_check
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
@@ -137,7 +137,7 @@ def test_a_violation_says_what_where_who_and_how_to_rerun() -> None:
     backend = open_mutant("NET-01")
     try:
         bench = Bench(backend)
-        check = next(c for c in all_checks() if c.id == "NET-01")
+        check = named("NET-01")
         with pytest.raises(Violation) as caught:
             bench.run(check)
     finally:

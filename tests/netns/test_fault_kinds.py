@@ -13,10 +13,10 @@ from pytest_bottle.backends.contract import Fault, Resource, Vantage
 from pytest_bottle.bottle import Bottle, FetchError
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import NetnsBackend
-from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, NotSupported, TransportError
 from pytest_bottle.firing import run_one
 from pytest_bottle.spec import BottleSpec
+from tests.judging import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,7 +208,7 @@ def test_a_host_of_others_is_changed_only_if_allowed(
     bench = Bench(netns, allow_host_faults=allowed)
     try:
         with pytest.raises(Inconclusive if disposable or allowed else NotSupported):
-            bench.run(next(check for check in all_checks() if check.id == "LIFE-05"))
+            bench.run(named("LIFE-05"))
     finally:
         bench.close()
 

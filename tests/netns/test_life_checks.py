@@ -9,8 +9,8 @@ import pytest
 from pytest_bottle.backends.contract import Fault, Vantage
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import NetnsBackend
-from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, Violation
+from tests.judging import named
 from tests.netns.test_privilege_checks import Lying
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def careless(bench: Bench) -> Iterator[Careless]:
 
 def run(bench: Bench, identity: str) -> str:
     """Run one check."""
-    return bench.run(next(check for check in all_checks() if check.id == identity))
+    return bench.run(named(identity))
 
 
 @pytest.mark.parametrize("identity", ["LIFE-01", "LIFE-04", "LIFE-05"])

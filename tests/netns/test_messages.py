@@ -14,6 +14,7 @@ from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import Errand, Meddler, open_mutant
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, TransportError, Violation
+from tests.judging import named
 
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import Backend, ExecResult
@@ -26,7 +27,7 @@ PACKETS = r"the witness heard( \d+ packets, the first| one packet) from \S+ to \
 
 def failure(backend: Backend, identity: str) -> Violation | Inconclusive:
     """Run one check on a backend that fails it, and end the backend."""
-    check = next(check for check in all_checks() if check.id == identity)
+    check = named(identity)
     try:
         with pytest.raises((Violation, Inconclusive)) as caught:
             Bench(backend).run(check)
@@ -109,7 +110,7 @@ KINDS = {
 def test_a_violation_says_all_that_is_known(kind: str) -> None:
     """Property, stimulus, who heard what, mechanism, likely cause, a source and a rerun line."""
     mutant, identity, *patterns = KINDS[kind]
-    check = next(check for check in all_checks() if check.id == identity)
+    check = named(identity)
 
     error = failure(open_mutant(mutant), identity)
 

@@ -30,6 +30,7 @@ from pytest_bottle.errors import (
 from pytest_bottle.spec import BottleSpec, EgressRoute, PublishedPort, SidecarSpec
 from pytest_bottle.verdict import Verdict
 from pytest_bottle.waiting import AllOf, AnyOf, Condition, Exec, File, Http, Log, Port
+from tests.judging import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,7 +175,7 @@ def test_a_list_of_its_own_proves_nothing_about_literals(identity: str) -> None:
     spec = tinyproxy()
     fixed = TINYPROXY.replace("in $BOTTLE_ROUTES", "in allowed.test:80")
     spec = replace(spec, sidecar=replace(spec.sidecar, files={"/run/proxy/start": fixed}))
-    (check,) = (one for one in all_checks() if one.id == identity)
+    check = named(identity)
     backend = NetnsBackend()
     try:
         bench = Bench(backend, spec)

@@ -11,8 +11,8 @@ import pytest
 from pytest_bottle.backends.contract import ExecResult, Vantage
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import NetnsBackend
-from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, Violation
+from tests.judging import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +73,7 @@ def lying(bench: Bench) -> Iterator[Lying]:
 
 def run(bench: Bench, identity: str) -> str:
     """Run one check."""
-    return bench.run(next(check for check in all_checks() if check.id == identity))
+    return bench.run(named(identity))
 
 
 def answering(kind: str, answer: str) -> Change:

@@ -13,22 +13,16 @@ from pytest_bottle.conformance import talks
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.dialects import DIALECTS
 from pytest_bottle.conformance.mutants.base import NetnsBackend, open_mutant
-from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.errors import Inconclusive, Violation
+from tests.judging import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_bottle.backends.contract import Topology
-    from pytest_bottle.conformance.registry import Check
     from pytest_bottle.spec import BottleSpec
 
 pytestmark = pytest.mark.usefixtures("netns_works")
-
-
-def named(identity: str) -> Check:
-    """The check of an ID."""
-    return next(check for check in all_checks() if check.id == identity)
 
 
 class Unrecorded(NetnsBackend):

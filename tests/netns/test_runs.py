@@ -15,9 +15,9 @@ from pytest_bottle.conformance import runs
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.checks import residue
 from pytest_bottle.conformance.mutants.base import NetnsBackend, open_mutant
-from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.conformance.runs import Reopening, Run, left_of, watched
 from pytest_bottle.errors import Inconclusive, Violation
+from tests.judging import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,7 +192,7 @@ def run_check(netns: NetnsBackend) -> Callable[[str], str]:
     def run(identity: str) -> str:
         bench = Bench(netns)
         try:
-            return bench.run(next(check for check in all_checks() if check.id == identity))
+            return bench.run(named(identity))
         finally:
             bench.close()
 
@@ -257,7 +257,7 @@ def test_an_orphan_that_gets_out_is_a_violation(netns: NetnsBackend, tmp_path: P
     bench = Bench(netns, reopening=reopening)
     try:
         with pytest.raises(Violation, match=r"an orphaned agent gets out: NET-01 .*leaked"):
-            bench.run(next(check for check in all_checks() if check.id == "RES-04"))
+            bench.run(named("RES-04"))
     finally:
         bench.close()
 

@@ -9,8 +9,9 @@ import pytest
 from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import NetnsBackend
-from pytest_bottle.conformance.registry import Level, all_checks
+from pytest_bottle.conformance.registry import Level
 from pytest_bottle.errors import Inconclusive, Violation
+from tests.judging import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +54,7 @@ def bench(netns_works: None) -> Iterator[Bench]:
 @pytest.mark.parametrize("identity", WANTED)
 def test_nothing_passes_without_the_redirect(bench: Bench, identity: str) -> None:
     """Where direct traffic is dropped, silence at the far side is no proof of anything."""
-    check = next(check for check in all_checks() if check.id == identity)
+    check = named(identity)
 
     with pytest.raises(WANTED[identity]):
         bench.run(check)

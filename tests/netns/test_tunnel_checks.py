@@ -13,7 +13,7 @@ from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import NetnsBackend, open_mutant
 from pytest_bottle.errors import NotSupported, Violation
 from pytest_bottle.spec import BottleSpec, SidecarSpec
-from tests.judging import run_check
+from tests.judging import named, run_check
 
 if TYPE_CHECKING:
     from pytest_bottle.backends.contract import BackendInfo, Topology
@@ -107,8 +107,6 @@ def opener(*, checks: bool) -> BottleSpec:
 
 def inner_host(backend: NetnsBackend, spec: BottleSpec) -> str:
     """Run PXY-08 on a bottle."""
-    from tests.netns.test_proxy_checks import named
-
     try:
         return Bench(backend, spec).run(named("PXY-08"))
     finally:

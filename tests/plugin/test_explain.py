@@ -10,6 +10,7 @@ import pytest
 from pytest_bottle.conformance.explain import explain
 from pytest_bottle.conformance.registry import all_checks
 from pytest_bottle.conformance.sent import sent
+from tests.judging import named
 
 if TYPE_CHECKING:
     from pytest_bottle.conformance.registry import Check
@@ -33,7 +34,7 @@ def test_every_check_can_be_explained(check: Check) -> None:
 
 def test_a_plan_on_paper_says_what_is_sent() -> None:
     """From where, by which next hop, and what has to arrive as the control."""
-    check = next(check for check in all_checks() if check.id == "LAT-05")
+    check = named("LAT-05")
 
     lines = sent(check)
 

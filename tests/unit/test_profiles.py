@@ -8,6 +8,7 @@ import pytest
 
 from pytest_bottle.conformance.profiles import PROFILES, gates, is_preview, planned
 from pytest_bottle.conformance.registry import Check, Level, all_checks
+from tests.judging import named
 from tests.unit.test_registry import ALL_ROWS
 
 LEVELS = {row[0]: Level(row[2]) for row in ALL_ROWS}
@@ -21,7 +22,7 @@ def of(*levels: Level) -> set[str]:
 @pytest.fixture
 def example() -> Check:
     """A check that is in every profile."""
-    return next(one for one in all_checks() if one.id == "NET-01")
+    return named("NET-01")
 
 
 @pytest.mark.parametrize(
