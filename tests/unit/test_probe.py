@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import errno
 import io
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
-from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,23 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_bottle.firing import _BOOT, _homes, probe_program
-from pytest_bottle.guest.probe import core, direct, listening, web
-from tests.probing import NONCE, ask, attempt, modules, never_accepts, nobody_listens, run, volley
+from pytest_bottle.guest.probe import core, direct, web
+from tests.probing import NONCE, ask, attempt, never_accepts, nobody_listens, run, volley
 from tests.sidecars import silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
 
     from tests.probing import Record
     from tests.sidecars import Handler, Listen
 
 HERE = "127.0.0.1"
 WORDS = b"BOTTLE " + NONCE.encode() + b"\n"
-
-PROBE = "pytest_bottle.guest.probe"
-MODULES = modules()
 
 
 @pytest.fixture
@@ -417,91 +409,11 @@ def test_a_sweep_of_datagrams_carries_the_nonce(udp: socket.socket) -> None:
     assert [udp.recv(100), udp.recv(100)] == [NONCE.encode()] * 2
 
 
-# -- the agent's listener -----------------------------------------------------------------------
-
-
-def test_the_listener_counts_what_its_kernel_received(port: int) -> None:
-    """Also what nobody could accept: here a datagram to a port on which nobody listens."""
-    before = ask("listen", deadline=0)["counters"]["after"]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"n", (HERE, port))
-    after = ask("listen", deadline=0)["counters"]["before"]
-    assert after.keys() == before.keys() == {"ip", "tcp", "udp", "icmp"}
-    assert after["udp"] > before["udp"]
-    assert after["ip"] > before["ip"]
-
-
-def test_counters_that_cannot_be_read_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not nought: nothing can be concluded then."""
-    monkeypatch.setattr(listening, "_RECEIVED", (("tcp", "Tcp:", ("NoSuchCounter",)),))
-    assert listening._counters() == {}
-
-
 def test_the_state_of_every_process_can_be_read() -> None:
     """The asterisk stands for all of them, this one among them."""
     record = ask("status", pids=["*"])
     assert str(os.getpid()) in record["processes"]
     assert all(status["CapEff"] for status in record["processes"].values())
-
-
-@pytest.fixture
-def port() -> Iterator[int]:
-    """A number that is free on 127.0.0.1 for TCP and UDP, and that nobody else is given."""
-    with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        for sock in (tcp, udp):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tcp.bind(("127.0.0.2", 0))
-        udp.bind(("127.0.0.2", tcp.getsockname()[1]))
-        yield tcp.getsockname()[1]
-
-
-def connect(port: int) -> socket.socket:
-    """Connect as soon as somebody listens."""
-    end = time.monotonic() + 5
-    while True:
-        try:
-            return socket.create_connection((HERE, port), 5)
-        except ConnectionRefusedError:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-
-
-def test_the_listener_reports_every_visitor(port: int) -> None:
-    """Who came how to which port from where, and its first words; who was silent counts as well."""
-    records: list[Record] = []
-
-    def listener() -> None:
-        records.append(ask("listen", tcp=[port], udp=[port], deadline=1.5))
-
-    thread = threading.Thread(target=listener)
-    thread.start()
-    with connect(port), connect(port) as speaking, connect(port) as stranger:
-        speaking.sendall(b"BOTTLE n1\n")
-        assert speaking.recv(100) == b"BOTTLE-ECHO n1\n"
-        stranger.sendall(b"hello\n")
-        assert stranger.recv(100) == b""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.settimeout(0.1)
-            sender.sendto(b"n2", (HERE, port))
-            with pytest.raises(TimeoutError):
-                sender.recv(100)
-        thread.join()
-    (record,) = records
-    assert record["outcome"] == "listened"
-    *spoke, last = record["visitors"]
-    assert last == ["tcp", port, HERE, ""]
-    assert sorted(spoke) == [
-        ["tcp", port, HERE, "BOTTLE n1\n"],
-        ["tcp", port, HERE, "hello\n"],
-        ["udp", port, HERE, "n2"],
-    ]
-
-
-def test_a_listener_that_cannot_listen_is_no_silence(port: int) -> None:
-    """A port that is taken is a fault of the probe, and not the absence of visitors."""
-    with socket.create_server((HERE, port)):
-        record = ask("listen", tcp=[port], deadline=0.1)
-    assert (record["outcome"], record["errno"]) == ("tool-error", "EADDRINUSE")
 
 
 # -- what the agent can see of itself -----------------------------------------------------------
@@ -531,202 +443,6 @@ def test_the_self_test_uses_every_kind_of_stimulus() -> None:
     }
     assert record["records"]["tcp"]["echo"]
     assert record["records"]["udp"]["echo"]
-
-
-# -- the program itself -------------------------------------------------------------------------
-
-#: As a guest runs it, but for what it is to do, which comes as an argument.
-BOOT = _BOOT.replace(f'sys.modules["{PROBE}.core"].main()', "exec(sys.argv[1])")
-
-
-def boot(kinds: list[str], code: str) -> str:
-    """Unpack the program for some kinds as a guest does, and run code instead of the operations."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", BOOT, code],
-        input=probe_program(kinds),
-        capture_output=True,
-        check=True,
-        timeout=30,
-    )
-    return done.stdout.decode()
-
-
-def sent(kinds: list[str]) -> list[str]:
-    """The names of the modules in a program, in their order."""
-    words = probe_program(kinds).split(b"\n", 1)[0].decode().split()[1:]
-    names = [word.partition(":")[0] for word in words]
-    assert names[:3] == ["pytest_bottle", "pytest_bottle.guest", PROBE]
-    return [name.removeprefix(f"{PROBE}.") for name in names[3:]]
-
-
-def own_imports(module: ModuleType) -> Iterator[ast.ImportFrom]:
-    """What a module imports of the probe, anywhere in it."""
-    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_bytes())):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PROBE):
-            yield node
-
-
-def test_each_kind_is_bound_once_where_the_sender_looks_for_it() -> None:
-    """What is found without importing anything is what the modules bind."""
-    kinds = {kind: act.__module__ for kind, act in core.OPERATIONS.items()}
-    assert _homes() == kinds
-    source = "".join(Path(str(module.__file__)).read_text() for module in MODULES)
-    assert source.count("@operation(") == len(kinds)
-
-
-@pytest.mark.parametrize(
-    ("kinds", "names"),
-    [
-        ([], ["core"]),
-        (["telepathy"], ["core"]),
-        (["http"], ["core", "web"]),
-        (["tcp"], ["core", "netlink", "direct"]),
-        (["udp", "http", "tcp"], ["core", "netlink", "direct", "web"]),
-        (["selftest"], ["core", "netlink", "direct", "listening", "web", "selftest"]),
-    ],
-)
-def test_a_guest_gets_what_it_is_asked_for(kinds: list[str], names: list[str]) -> None:
-    """Core, the modules of the operations, and what they import, each before who imports it."""
-    assert sent(kinds) == names
-
-
-@pytest.mark.parametrize("home", sorted(set(_homes().values())))
-def test_every_module_starts_alone_and_light(home: str) -> None:
-    """It comes with all that it imports; every start of the probe pays for its imports."""
-    heavy = {"typing", "dataclasses", "ssl", "http", "urllib", "email", "asyncio", "logging"}
-    heavy |= {"subprocess", "shutil", "ctypes", "traceback"}
-    code = f"""if True:
-        from {PROBE} import core
-        print(*sorted({heavy!r} & {{name.partition(".")[0] for name in sys.modules}}))
-        print(*(kind for kind in core.OPERATIONS if core.OPERATIONS[kind].__module__ == {home!r}))
-    """
-    kinds = [kind for kind, its_home in _homes().items() if its_home == home]
-    imported, bound = boot(kinds[:1], code).splitlines()
-    assert imported == ""
-    assert sorted(bound.split()) == sorted(kinds)
-
-
-def test_a_plain_stimulus_imports_nothing_heavy() -> None:
-    """A connection that fails needs nothing that takes its time to import."""
-    heavy = {"typing", "dataclasses", "ssl", "http", "urllib", "email", "asyncio", "logging"}
-    code = f"""if True:
-        from {PROBE}.core import attempt
-        attempt("tcp", {{"host": "255.255.255.255", "port": 9, "nonce": ""}}, 1)
-        attempt("http", {{"url": "http://255.255.255.255/"}}, 1)
-        print(*sorted({heavy!r} & {{name.partition(".")[0] for name in sys.modules}}))
-    """
-    assert boot(["tcp", "http"], code) == "\n"
-
-
-def test_a_guest_without_the_package_has_nothing_else_of_it() -> None:
-    """The stand-ins are packages that hold what was sent: not even an installed package shows."""
-    code = f"""if True:
-        from {PROBE} import core
-        try:
-            from {PROBE} import web
-        except ImportError as error:
-            print(error.name)
-        print(*sorted(name for name in sys.modules if name.startswith("pytest_bottle")))
-    """
-    error, names = boot([], code).splitlines()
-    assert error == PROBE
-    assert names.split() == ["pytest_bottle", "pytest_bottle.guest", PROBE, f"{PROBE}.core"]
-
-
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
-def test_it_is_python_3_8_and_the_standard_library(module: ModuleType) -> None:
-    """Any guest with a Python of the last years can run it."""
-    source = Path(str(module.__file__)).read_bytes()
-    tree = ast.parse(source, feature_version=(3, 8))
-    names = {
-        name.name if isinstance(node, ast.Import) else node.module
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in node.names
-    }
-    others = {str(name) for name in names} - {module.__name__ for module in MODULES}
-    assert {name.partition(".")[0] for name in others} <= sys.stdlib_module_names
-
-
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
-def test_what_a_module_imports_of_ours_shows_at_its_top(module: ModuleType) -> None:
-    """The sender looks there only; an import in a function would find nothing in a guest."""
-    tops = {
-        line.split()[1]
-        for line in Path(str(module.__file__)).read_text().splitlines()
-        if line.startswith("from ")
-    }
-    tops.add(core.__name__)  # it is sent always, and has the types that checkers ask for
-    assert {str(node.module) for node in own_imports(module)} <= tops
-
-
-@pytest.mark.parametrize("magic", [MAGIC_NUMBER.hex(), "00000000"])
-def test_another_interpreter_gets_along_with_the_source(magic: str) -> None:
-    """Compiled code is used only where it fits; with another magic number the source is run."""
-    rest = probe_program(_homes()).split(b" ", 1)[1]
-    orders = {"deadline": 5, "operations": [{"id": "x", "kind": "selftest", "nonce": NONCE}]}
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _BOOT],
-        input=magic.encode() + b" " + rest + json.dumps(orders).encode(),
-        capture_output=True,
-        check=True,
-        timeout=30,
-    )
-    record, last = map(json.loads, done.stdout.splitlines())
-    assert (record["records"]["http"]["status"], last) == (200, {"done": 1})
-
-
-def test_the_source_is_no_part_of_what_a_like_interpreter_runs() -> None:
-    """Where the compiled code fits, compiling the source would be time for nothing."""
-    program = probe_program(["tcp"])
-    source = Path(str(core.__file__)).read_bytes()
-    assert program.count(source) == 1
-    broken = program.replace(source, b"(" * len(source))
-    for magic, status in ((MAGIC_NUMBER.hex().encode(), 0), (b"00000000", 1)):
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _BOOT],
-            input=magic + b" " + broken.split(b" ", 1)[1] + b'{"deadline": 1, "operations": []}',
-            capture_output=True,
-            check=False,
-            timeout=30,
-        )
-        assert done.returncode == status
-
-
-def test_the_listener_ends_with_the_last_word(port: int) -> None:
-    """Who says the word that it was told is its last visitor, long before the deadline."""
-    records: list[Record] = []
-
-    def listener() -> None:
-        records.append(ask("listen", tcp=[port], udp=[port], until="enough", deadline=20))
-
-    thread = threading.Thread(target=listener)
-    thread.start()
-    for word in (b"first\n", b"BOTTLE enough\n"):
-        with connect(port) as sock:
-            sock.sendall(word)
-            sock.recv(100)
-    thread.join(5)
-    assert [said for *_, said in records[0]["visitors"]] == ["first\n", "BOTTLE enough\n"]
-
-
-def test_the_listener_binds_what_it_is_told(port: int) -> None:
-    """On given addresses it hears who comes there, by IPv4 and by IPv6 alike."""
-    records: list[Record] = []
-
-    def listener() -> None:
-        places = ["127.0.0.1", "::1"]
-        record = ask("listen", tcp=[port], addresses=places, until="enough", deadline=20)
-        records.append(record)
-
-    thread = threading.Thread(target=listener)
-    thread.start()
-    connect(port).close()
-    with socket.create_connection(("::1", port), 5) as sock:
-        sock.sendall(b"enough")
-        thread.join(5)
-    assert {peer for _, _, peer, _ in records[0]["visitors"]} == {"127.0.0.1", "::1"}
-    assert records[0]["half_open"] == []
 
 
 # -- namespaces and addresses -------------------------------------------------------------------
@@ -787,14 +503,3 @@ def test_a_broadcast_is_not_sent_without_being_asked_for() -> None:
     assert ask("udp", host="255.255.255.255", port=9)["outcome"] in ("not-sendable", "unreachable")
     record = ask("udp", host="255.255.255.255", port=9, broadcast=True, device="no-such0")
     assert (record["outcome"], record["errno"]) == ("tool-error", "ENODEV")
-
-
-def test_an_error_about_what_we_sent_is_no_echo_request(port: int) -> None:
-    """A datagram to a closed port brings an ICMP error, which is counted, and not as an echo."""
-    before = ask("count")["counters"]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"n", (HERE, port))
-    after = ask("count")["counters"]
-    assert after.keys() == before.keys() == {"ip", "tcp", "udp", "icmp", "echo"}
-    assert after["icmp"] > before["icmp"]
-    assert after["echo"] - before["echo"] < after["icmp"] - before["icmp"]
