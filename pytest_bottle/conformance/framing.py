@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import h11
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from pytest_bottle.internet.records import Heard
 
 _CHUNKED = b"Transfer-Encoding: chunked"
 _END = b"0\r\n\r\n"
-_TCP = 6
+_TCP, _SYN = 6, 0x02
 
 
 def hidden(host: bytes, nonce: bytes) -> bytes:
@@ -67,13 +67,32 @@ def forms(host: bytes, secret: bytes) -> dict[str, bytes]:
     return made | {"LF for CRLF": bare}
 
 
-def streams(heard: Iterable[Heard]) -> Mapping[tuple[str, int | None], bytes]:
-    """Put together what came by each TCP connection, as far as the witness keeps it."""
-    found: dict[tuple[str, int | None], bytes] = defaultdict(bytes)
+def streams(heard: Iterable[Heard]) -> list[bytes]:
+    """Put together what came by each TCP connection, as far as the witness keeps it.
+
+    By sequence numbers (RFC 9293): a segment that is sent again is no second request. One port may
+    serve several connections, after each other or to several addresses.
+    """
+    begun: dict[tuple[object, ...], int] = {}
+    segments: defaultdict[tuple[object, ...], list[tuple[int, bytes]]] = defaultdict(list)
     for record in heard:
-        if record.proto == _TCP and record.payload:
-            found[record.src, record.sport] += record.payload
-    return found
+        if record.proto != _TCP:
+            continue
+        ends = (record.src, record.sport, record.dst, record.dport)
+        if record.flags & _SYN or ends not in begun:
+            begun[ends] = record.sequence
+        first = begun[ends]
+        segments[*ends, first].append(((record.sequence - first) % 2**32, record.payload))
+    return [stream for held in segments.values() if (stream := _joined(held))]
+
+
+def _joined(segments: Iterable[tuple[int, bytes]]) -> bytes:
+    """Join segments in order, each byte once; a gap is what the witness did not keep."""
+    stream, end = b"", 0
+    for start, payload in sorted(segments):
+        stream += payload[max(0, end - start) :]
+        end = max(end, start + len(payload))
+    return stream
 
 
 def ambiguity(stream: bytes, nonce: bytes) -> str:

@@ -24,6 +24,7 @@ _EXTENSIONS = frozenset({0, 43, _FRAGMENT, _AUTHENTICATION, 60, 135, 139, 140})
 _LINK_LOCAL_GROUP = bytes.fromhex("0180c20000")  # IEEE 802.1D: never forwarded by a bridge
 _PORTS = struct.Struct("!HH")
 _SHORT = struct.Struct("!H")
+_LONG = struct.Struct("!I")
 
 
 class Packet(NamedTuple):
@@ -39,6 +40,7 @@ class Packet(NamedTuple):
     icmp: int | None = None
     payload: bytes = b""
     link: bool = False
+    sequence: int = 0
 
 
 class _Network(NamedTuple):
@@ -54,6 +56,7 @@ class _Upper(NamedTuple):
     dport: int | None = None
     flags: int = 0
     icmp: int | None = None
+    sequence: int = 0
 
 
 def parse(frame: bytes) -> Packet | None:
@@ -144,7 +147,10 @@ def _packet(network: _Network, frame: bytes, start: int, end: int, has_header: b
     upper = _upper(network.proto, frame, start, end) if has_header else _Upper(start)
     payload = frame[upper.payload : min(end, upper.payload + PAYLOAD_BYTES)]
     link = _is_link_chatter(network, upper)
-    return Packet(*network, upper.sport, upper.dport, upper.flags, upper.icmp, payload, link)
+    return Packet(
+        *(*network, upper.sport, upper.dport, upper.flags, upper.icmp),
+        *(payload, link, upper.sequence),
+    )
 
 
 def _upper(proto: int, frame: bytes, start: int, end: int) -> _Upper:
@@ -153,7 +159,8 @@ def _upper(proto: int, frame: bytes, start: int, end: int) -> _Upper:
         sport, dport = _PORTS.unpack_from(frame, start)
         if proto == TCP and size >= 14:
             header = max(20, (frame[start + 12] >> 4) * 4)
-            return _Upper(start + header, sport, dport, frame[start + 13])
+            (sequence,) = _LONG.unpack_from(frame, start + 4)
+            return _Upper(start + header, sport, dport, frame[start + 13], None, sequence)
         return _Upper(start + _PORT_HEADERS[proto], sport, dport)
     if proto in (ICMP, ICMPV6) and size >= 1:
         return _Upper(start + 8, icmp=frame[start])

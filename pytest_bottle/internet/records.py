@@ -27,6 +27,7 @@ class Heard(NamedTuple):
         icmp: the ICMP or ICMPv6 type.
         payload: the first 512 bytes behind the transport header.
         link: whether it is the link's own chatter (neighbour discovery, DHCP).
+        sequence: the TCP sequence number (RFC 9293), else 0.
     """
 
     seq: int
@@ -41,15 +42,16 @@ class Heard(NamedTuple):
     icmp: int | None
     payload: bytes
     link: bool
+    sequence: int = 0
 
     def row(self) -> list[Any]:
         """The record as JSON can carry it."""
-        return [*self[:10], self.payload.decode("latin-1"), self.link]
+        return [*self[:10], self.payload.decode("latin-1"), *self[11:]]
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Heard:
         """The record that ``row`` was made of."""
-        return cls._make([*row[:10], row[10].encode("latin-1"), row[11]])
+        return cls._make([*row[:10], row[10].encode("latin-1"), *row[11:]])
 
 
 class Entry(NamedTuple):

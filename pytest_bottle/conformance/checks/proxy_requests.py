@@ -241,7 +241,7 @@ def _smuggled(bench: Bench, operation: talks.Conversations) -> dict[str, str]:
     internet = bench.backend.internet
     allowed, denied = internet.addresses_of(ALLOWED), internet.addresses_of(SMUGGLED)
     news = list(talks.news(bench.evidence))
-    bodies = framing.streams(r for r in news if r.dst in allowed).values()
+    bodies = framing.streams(r for r in news if r.dst in allowed)
     found = {}
     for talk in operation.talks:
         nonce = talk.nonce.encode()

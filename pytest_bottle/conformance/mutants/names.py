@@ -123,7 +123,7 @@ class GivesResolver(NetnsEngine):
         return guest
 
 
-@mutant("DNS-03", also={"DNS-04", "DNS-05", "DNS-07", "NET-03", "PXY-16", "PXY-18"})
+@mutant("DNS-03", also={"DNS-04", "DNS-05", "DNS-07", "NET-03", "PXY-18"})
 class EmbeddedResolver(Forwards):
     """The agent's own resolver, at the sidecar, asks upstream for whatever it is asked."""
 
