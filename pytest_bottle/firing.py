@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import marshal
 import re
@@ -164,22 +166,44 @@ def run_one(
     return volley.records["one"]
 
 
-def heard(shot: Shot, records: Iterable[Heard]) -> list[Heard]:
-    """Pick the witness's records of a shot: by nonce, or by its own destination.
+class Recording:
+    """What the witness heard, to be searched for many shots."""
 
-    A bare SYN holds no payload, and behind a sidecar the source is not the agent's: so the
-    destination of a shot is its own, and the source is never the evidence.
-    """
-    key, nonce = shot.stimulus.key, shot.nonce.encode()
-    host = shot.stimulus.host.partition("%")[0]  # a zone stays on the link
-    number = {"tcp": 6, "udp": 17}.get(key.protocol)  # an echo request has no port of its own
-    return [
-        record
-        for record in records
-        # Some resolvers vary the case of a name that they pass on.
-        if nonce in record.payload.lower()
-        or (record.dst, record.proto, record.dport) == (host, number, key.port)
-    ]
+    def __init__(self, records: Iterable[Heard]) -> None:
+        self._records = list(records)
+        self._by_destination = defaultdict[object, set[int]](set)
+        # Some resolvers vary the case of a name that they pass on; no nonce has a line feed.
+        payloads = [record.payload.lower() + b"\n" for record in self._records]
+        self._payloads = b"".join(payloads)
+        self._ends = [*itertools.accumulate(map(len, payloads))]
+        for number, record in enumerate(self._records):
+            self._by_destination[record.dst, record.proto, record.dport].add(number)
+
+    def of(self, shot: Shot) -> list[Heard]:
+        """Pick the records of a shot: by nonce, or by its own destination.
+
+        A bare SYN holds no payload, and behind a sidecar the source is not the agent's: so the
+        destination of a shot is its own, and the source is never the evidence.
+        """
+        key, nonce = shot.stimulus.key, shot.nonce.encode()
+        host = shot.stimulus.host.partition("%")[0]  # a zone stays on the link
+        number = {"tcp": 6, "udp": 17}.get(key.protocol)  # an echo request has no port of its own
+        found = self._by_destination.get((host, number, key.port), set()) | self._with(nonce)
+        return [self._records[index] for index in sorted(found)]
+
+    def _with(self, nonce: bytes) -> set[int]:
+        """Number the records whose payload has it."""
+        found, at = set(), self._payloads.find(nonce)
+        while at >= 0:
+            index = bisect.bisect_right(self._ends, at)
+            found.add(index)
+            at = self._payloads.find(nonce, self._ends[index])
+        return found
+
+
+def heard(shot: Shot, records: Iterable[Heard]) -> list[Heard]:
+    """Pick the witness's records of one shot."""
+    return Recording(records).of(shot)
 
 
 def _run_all(

@@ -13,7 +13,6 @@ from pytest_bottle.conformance import telling
 from pytest_bottle.conformance.inside import uncounted, visited
 from pytest_bottle.conformance.plan import BEATEN
 from pytest_bottle.errors import UNKNOWN, Facts
-from pytest_bottle.firing import heard
 from pytest_bottle.verdict import Finding, Verdict, combine, is_leak, judge
 
 if TYPE_CHECKING:
@@ -93,11 +92,7 @@ def mirrored(evidence: Evidence) -> Evidence:
     plan = evidence.plan
     claims = [replace(one, shot=one.mirror, unmet="") for one in plan.claims]
     sweeps = [replace(one, operation=one.control, unmet="") for one in plan.sweeps]
-    plan = replace(plan, claims=claims, sweeps=sweeps)
-    leaky = replace(evidence, plan=plan, claimed=evidence.controlled)
-    # What was heard is the same, and its sweeps are still not among it.
-    leaky.__dict__["since_opened"] = evidence.since_opened
-    return leaky
+    return evidence.claiming(replace(plan, claims=claims, sweeps=sweeps))
 
 
 def judge_claims(evidence: Evidence, check: str, unmet: str) -> list[Judged]:
@@ -112,7 +107,7 @@ def judge_claim(evidence: Evidence, claim: Claim, unmet: str) -> Judged:
     shot, mirror = claim.shot, claim.mirror
     found: tuple[Heard, ...] = ()
     if claim.ear is None:
-        found = tuple(heard(shot, evidence.since_opened))
+        found = tuple(evidence.recording.of(shot))
         is_heard, deaf = bool(found), _deaf(evidence, claim)
         control = reached(evidence, mirror)
     else:
@@ -136,7 +131,7 @@ def reached(evidence: Evidence, shot: Shot) -> bool:
     """Tell whether a control got through: answered or sent, and heard at the far end."""
     outcome = evidence.volley.outcome(shot.name)
     said = evidence.volley.echo(shot.name) or outcome in ("sent", "answered")
-    return said and bool(heard(shot, evidence.since_opened))
+    return said and bool(evidence.recording.of(shot))
 
 
 def _deaf(evidence: Evidence, claim: Claim) -> str:

@@ -20,7 +20,7 @@ from pytest_bottle.conformance.encounters import merge
 from pytest_bottle.conformance.inside import Inside, Visits
 from pytest_bottle.conformance.plan import Plan
 from pytest_bottle.errors import TransportError
-from pytest_bottle.firing import Operation, Volley, fire, heard, run_one
+from pytest_bottle.firing import Operation, Recording, Volley, fire, run_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -74,7 +74,8 @@ class Evidence:
 
     def unheard(self, beats: Iterable[Shot], hearing: Hearing) -> list[str]:
         """Name the beats that the witness did not hear."""
-        return [beat.name for beat in beats if not heard(beat, hearing.records)]
+        recording = self._recordings[id(hearing)]
+        return [beat.name for beat in beats if not recording.of(beat)]
 
     @property
     def lost(self) -> int:
@@ -95,6 +96,26 @@ class Evidence:
             for record in hearing.records
             if record.seq > self.opened.seq and record.payload not in sweeps.get(record.dst, ())
         ]
+
+    @cached_property
+    def recording(self) -> Recording:
+        """The same, to be searched for shots."""
+        return Recording(self.since_opened)
+
+    @cached_property
+    def _recordings(self) -> dict[int, Recording]:
+        return {id(hearing): Recording(hearing.records) for hearing in self._hearings}
+
+    def claiming(self, plan: Plan) -> Evidence:
+        """Give what was seen and heard as if the sidecar's and the open guest's were the claims."""
+        same = replace(self, plan=plan, claimed=self.controlled)
+        # What was heard is the same, and its sweeps are still not among it.
+        same.__dict__.update(
+            since_opened=self.since_opened,
+            recording=self.recording,
+            _recordings=self._recordings,
+        )
+        return same
 
     @property
     def _hearings(self) -> tuple[Hearing, ...]:

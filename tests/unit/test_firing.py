@@ -408,3 +408,23 @@ def test_every_packet_of_a_shot_is_given_in_order(shots: list[Shot]) -> None:
     one = SHOTS[0]
     records = [packet(seq=n, payload=each.nonce.encode()) for n, each in enumerate(shots)]
     assert heard(one, records) == [r for r in records if r.payload == one.nonce.encode()]
+
+
+BYTES = st.binary(max_size=6).map(lambda some: some.replace(b"a", b"abcdef" * 5))
+
+
+@given(st.lists(st.tuples(BYTES, BYTES)), st.integers(0, 2))
+def test_a_search_among_many_finds_what_a_look_at_each_finds(
+    payloads: list[tuple[bytes, bytes]], own: int
+) -> None:
+    """By nonce, in any place and case, and by destination; each once, in their order."""
+    one = dataclasses.replace(SHOTS[0], nonce="abcdef" * 5)
+    records = [
+        packet(seq=seq, payload=before.upper() + behind, dst=("192.88.99.7" if seq == own else "x"))
+        for seq, (before, behind) in enumerate(payloads)
+    ]
+
+    found = heard(one, records)
+
+    nonce = one.nonce.encode()
+    assert found == [r for r in records if nonce in r.payload.lower() or r.seq == own]
