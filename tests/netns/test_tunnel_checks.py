@@ -116,7 +116,7 @@ def inner_host(backend: NetnsBackend, spec: BottleSpec) -> str:
 def test_a_sidecar_that_looks_at_the_inner_host_passes() -> None:
     """It serves the allowed host inside the TLS that it opens, and refuses another one there."""
     note = inner_host(Opening(), opener(checks=True))
-    assert note.startswith("another Host by HTTP/1.1: 403; HTTP/2: another :authority: ")
+    assert note.startswith("another Host by HTTP/1.1: 403; HTTP/2: a second :authority: ")
 
 
 def test_a_sidecar_that_opens_tls_and_does_not_look_is_found_out() -> None:
