@@ -24,13 +24,16 @@ from pytest_bottle.conformance.lookups import (
     users,
 )
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
-from pytest_bottle.firing import Operation
+from pytest_bottle.firing import Operation, fire
 from pytest_bottle.guest import dnswire
 from pytest_bottle.stimulus import Frame, Udp, new_nonce
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.conformance.plan import Plan
+    from pytest_bottle.firing import Record, Volley
 
 _LAB = frozenset({Feature.LAB})
 _DIRECT = _LAB | {Feature.OPEN_GUEST, Feature.PRIVILEGED_PROBE, Feature.NEIGHBOUR}
@@ -222,26 +225,55 @@ def sidecar_is_found_by_address(bench: Bench) -> str:
     relied on; the sidecar resolves allowed names with the servers that it was given. `localhost`
     counts as an address, since nobody is asked for it (RFC 6761).
     """
-    named = _names_in_proxy_variables(bench)
+    volley = fire(bench.backend, bench.topology, _finding(bench))
+    named = _names_in_proxy_variables(bench, volley)
     if named:
         raise bench.violation(f"the agent's proxy is given by name: {', '.join(named)}")
     unmet = bench.unmet()
     if unmet:
         raise bench.inconclusive(unmet)
-    proxy = bench.topology.proxy
-    what = {"kind": "tcp", "host": proxy.host, "port": proxy.port, "nonce": new_nonce()}
-    reached = bench.probe(Vantage.AGENT, what)
-    if reached["outcome"] != "connected":
+    proxy, reached = bench.topology.proxy, _told(bench, volley, "proxy")
+    if reached["outcome"] not in ("connected", "answered"):
         raise bench.violation(f"the agent does not reach {proxy}: {reached['outcome']}")
-    _require_sidecar_resolves(bench)
-    return f"{proxy} connects; by the name {bench.topology.sidecar.name}: {_by_name(bench)}"
+    own, explicit = (_told(bench, volley, name) for name in ("own", "explicit"))
+    if own.get("library", {}).get("outcome") != "answered":
+        raise bench.violation(f"the sidecar cannot resolve {ALLOWED}: {own}")
+    if not explicit.get("answered", {}).get("udp"):
+        raise bench.violation(f"the sidecar cannot ask a server of its choice: {explicit}")
+    found = _told(bench, volley, "name").get("library", {}).get("addresses", ())
+    by_name = ", ".join(found) or "not found"
+    return f"{proxy} connects; by the name {bench.topology.sidecar.name}: {by_name}"
 
 
-def _names_in_proxy_variables(bench: Bench) -> list[str]:
-    """The agent's own proxy variables whose host is no address."""
+def _finding(bench: Bench) -> list[Operation]:
+    """What the agent is told of its proxy, and makes of it; whom the sidecar can ask.
+
+    As the sidecar's own programs do, and by hand at a server that we name.
+    """
+    topology, far = bench.topology, bench.backend.internet.addresses_of(ALLOWED)[0]
+    proxy = {"host": topology.proxy.host, "port": topology.proxy.port, "nonce": new_nonce()}
     names = [f"{scheme}_proxy" for scheme in ("http", "https", "all")]
-    what = {"kind": "variables", "names": [*names, *map(str.upper, names)]}
-    record = bench.probe(Vantage.AGENT, what)
+    agent: dict[str, Mapping[str, object]] = {
+        "variables": {"kind": "variables", "names": [*names, *map(str.upper, names)]},
+        "proxy": {"kind": "tcp", **proxy},
+        "name": {**resolve(ZONE), "name": topology.sidecar.name},
+    }
+    sidecar: dict[str, Mapping[str, object]] = {"own": resolve(ALLOWED), "explicit": _sweep([far])}
+    return [
+        *(Operation(name, Vantage.AGENT, what) for name, what in agent.items()),
+        *(Operation(name, Vantage.SIDECAR, what) for name, what in sidecar.items()),
+    ]
+
+
+def _told(bench: Bench, volley: Volley, name: str) -> Record:
+    if name not in volley.records:
+        raise bench.inconclusive(f"the probe did not report {name}: {volley.failures}")
+    return volley.records[name]
+
+
+def _names_in_proxy_variables(bench: Bench, volley: Volley) -> list[str]:
+    """The agent's own proxy variables whose host is no address."""
+    record = _told(bench, volley, "variables")
     variables: dict[str, str | None] = record.get("variables", {})
     proxies = {name: url for name, url in variables.items() if url}
     if not proxies:
@@ -262,21 +294,3 @@ def _is_literal(host: str) -> bool:
     except ValueError:
         return host == "localhost"
     return True
-
-
-def _require_sidecar_resolves(bench: Bench) -> None:
-    """Ask as the sidecar's own programs do, and by hand at a server that we name."""
-    own = bench.probe(Vantage.SIDECAR, resolve(ALLOWED))
-    if own.get("library", {}).get("outcome") != "answered":
-        raise bench.violation(f"the sidecar cannot resolve {ALLOWED}: {own}")
-    explicit = bench.probe(
-        Vantage.SIDECAR, _sweep([bench.backend.internet.addresses_of(ALLOWED)[0]])
-    )
-    if not explicit.get("answered", {}).get("udp"):
-        raise bench.violation(f"the sidecar cannot ask a server of its choice: {explicit}")
-
-
-def _by_name(bench: Bench) -> str:
-    what = {**resolve(ZONE), "name": bench.topology.sidecar.name}
-    library = bench.probe(Vantage.AGENT, what).get("library", {})
-    return ", ".join(library.get("addresses", ())) or "not found"
