@@ -86,6 +86,8 @@ class Identity(NamedTuple):
     hostname: str
     hosts: str
     resolv_conf: str = _NO_DNS
+    #: Whether its root may change the files below ``/etc``, these too.
+    open_etc: bool = False
 
 
 # -- the server's own file system, once ---------------------------------------
@@ -224,6 +226,8 @@ def enter_root(
         _attach_rootfs(rootfs, root)
     trust = linux.clone_tree(f"{STATE}/trust")
     linux.protect_tree(trust)
+    if identity.open_etc:
+        _open_etc(root, identity)
     for path, source in private.items():
         linux.attach_tree(source, f"{root}{path}")
     linux.attach_tree(trust, f"{root}{TRUST_FOLDER}")
@@ -245,6 +249,28 @@ def enter_root(
     _mount_proc(root)
     linux.pivot_root(root)
     socket.sethostname(identity.hostname)
+
+
+def _open_etc(root: str, identity: Identity) -> None:
+    """Put a copy of a guest's ``/etc`` over it, which its root may change."""
+    etc, kept = f"{root}/etc", {}
+    mounted = {f"{root}{path}" for path in ("/etc/alternatives", TRUST_FOLDER)}
+    links = linux.clone_tree("/etc/alternatives") if os.path.isdir("/etc/alternatives") else None
+    for folder, folders, names in os.walk(etc):
+        folders[:] = [name for name in folders if f"{folder}/{name}" not in mounted]
+        for path in (os.path.join(folder, name) for name in names):
+            with suppress(*_MISSING), open(path, "rb") as file:
+                kept[os.path.relpath(path, root)] = file.read()
+    for path, text in _identity_texts(identity).items():
+        kept[path[1:]] = text.encode()
+    linux.mount("tmpfs", etc, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=16m")
+    os.makedirs(f"{root}{TRUST_FOLDER}")
+    if links is not None:
+        os.mkdir(f"{etc}/alternatives")
+        linux.attach_tree(links, f"{etc}/alternatives")
+    for path, content in kept.items():
+        os.makedirs(os.path.dirname(f"{root}/{path}"), exist_ok=True)
+        _write(f"{root}/{path}", content)
 
 
 def _attach_rootfs(rootfs: int, root: str) -> None:
@@ -273,16 +299,21 @@ def make_skeleton() -> None:
         _write(f"{SKELETON}/etc/{name}", b"")
 
 
-def _identity_files(name: str, identity: Identity) -> dict[str, int]:
-    folder = f"{STATE}/guests/{name}"
-    os.mkdir(folder, 0o755)
-    texts = {
+def _identity_texts(identity: Identity) -> dict[str, str]:
+    return {
         "/etc/hosts": identity.hosts,
         "/etc/resolv.conf": identity.resolv_conf,
         "/etc/hostname": f"{identity.hostname}\n",
     }
-    trees = {}
-    for path, text in texts.items():
+
+
+def _identity_files(name: str, identity: Identity) -> dict[str, int]:
+    folder = f"{STATE}/guests/{name}"
+    os.mkdir(folder, 0o755)
+    trees: dict[str, int] = {}
+    if identity.open_etc:
+        return trees
+    for path, text in _identity_texts(identity).items():
         source = f"{folder}/{os.path.basename(path)}"
         _write(source, text.encode())
         trees[path] = linux.clone_tree(source)
@@ -320,76 +351,6 @@ def uncover_settings() -> None:
 # -- what a guest may do ----------------------------------------------------------
 
 
-def make_user_namespaces(*uids: int) -> list[int]:
-    """Make standing user namespaces, each with one user of its own; returns open files.
-
-    ``max_user_namespaces=0`` is written inside before anyone lives there: an empty bounding set
-    and no_new_privs do not keep a process from nesting into a namespace where it has everything.
-    """
-    settlers = [_Settler() for _ in uids]  # all at work before the first is waited for
-    try:
-        for settler, uid in zip(settlers, uids, strict=True):
-            settler.expect(b"u", "a user namespace could not be nested")
-            map_ids(settler.pid, uid, 0, 0, deny_setgroups=True)
-            settler.go()
-        return [settler.open() for settler in settlers]
-    finally:
-        for settler in settlers:
-            settler.let_go()
-        for settler in settlers:  # a later one holds copies of an earlier one's files
-            os.waitpid(settler.pid, 0)
-
-
-class _Settler:
-    """A child that makes a user namespace, closes it to nesting, and ends when it is open."""
-
-    def __init__(self) -> None:
-        self._said, say = os.pipe()
-        heard, self._go = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                os.close(self._said)
-                os.close(self._go)
-                self._settle(heard, say)
-            finally:
-                os._exit(0)
-        os.close(say)
-        os.close(heard)
-
-    def _settle(self, heard: int, say: int) -> None:
-        linux.unshare(linux.CLONE_NEWUSER)
-        os.write(say, b"u")
-        os.read(heard, 1)
-        with open("/proc/sys/user/max_user_namespaces", "w") as file:
-            file.write("0")
-        os.write(say, b"r")
-        os.read(heard, 1)  # until it is open, or we are gone
-
-    def expect(self, byte: bytes, otherwise: str) -> None:
-        if os.read(self._said, 1) != byte:
-            raise OSError(1, otherwise)
-
-    def go(self) -> None:
-        os.write(self._go, b"g")
-
-    def open(self) -> int:
-        self.expect(b"r", "max_user_namespaces could not be written")
-        return os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-
-    def let_go(self) -> None:
-        os.close(self._said)
-        os.close(self._go)
-
-
-def map_ids(pid: int, inside: int, uid: int, gid: int, *, deny_setgroups: bool) -> None:
-    """Write the one-line id maps of the user namespace that process ``pid`` lives in."""
-    if deny_setgroups:
-        _write(f"/proc/{pid}/setgroups", b"deny")
-    _write(f"/proc/{pid}/uid_map", f"{inside} {uid} 1".encode())
-    _write(f"/proc/{pid}/gid_map", f"{inside} {gid} 1".encode())
-
-
 def harden(user_namespace: int | None, seccomp: bytes, keep: frozenset[int] = frozenset()) -> None:
     """Take from the calling process what a guest must not have; there is no way back.
 
@@ -401,15 +362,20 @@ def harden(user_namespace: int | None, seccomp: bytes, keep: frozenset[int] = fr
     """
     if user_namespace is not None:
         linux.setns(user_namespace, linux.CLONE_NEWUSER)
-    os.umask(0o022)
-    for limit, most in _LIMITS.items():
-        soft, hard = resource.getrlimit(limit)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(limit, (min(most, soft) if soft > 0 else most, most))
+    limit()
     # Capabilities last: while we hold them, no process without them can trace us.
     linux.forbid_new_privileges()
     linux.install_filter(seccomp)
     linux.drop_capabilities(keep)
+
+
+def limit() -> None:
+    """Give the calling process what one command of a guest may use."""
+    os.umask(0o022)
+    for kind, most in _LIMITS.items():
+        soft, hard = resource.getrlimit(kind)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (min(most, soft) if soft > 0 else most, most))
 
 
 def close_all_but(keep: Iterable[int]) -> None:

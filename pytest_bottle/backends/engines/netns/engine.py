@@ -31,7 +31,7 @@ from pytest_bottle.errors import BackendUnavailableError, BringUpError, Configur
 from pytest_bottle.internet.hermetic import Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_bottle.backends.contract import ExecResult
     from pytest_bottle.backends.engines.contract import ForwardRequest, GuestRequest, SidecarRequest
@@ -44,6 +44,7 @@ FEATURES = frozenset(Feature) - {Feature.TRANSPARENT, Feature.TLS_INTERCEPT}
 _DEATH = 5.0
 _HARM = {
     Fault.KILL_SIDECAR: "kill",
+    Fault.STOP_AGENT: "kill",
     Fault.FREEZE_SIDECAR: "freeze",
     Fault.CUT_EGRESS: "cut",
     Fault.REMOVE_SIDECAR: "remove",
@@ -62,6 +63,9 @@ class NetnsEngine:
     Raises:
         BackendUnavailableError: not Linux, or a switch of the machine forbids user namespaces.
     """
+
+    #: One mount for all guests is behind it (:mod:`.confine`).
+    authorities = "/etc/ssl/certs/ca-certificates.crt"
 
     def __init__(self, client: Client | None = None) -> None:
         if platform.system() != "Linux":
@@ -95,7 +99,7 @@ class NetnsEngine:
             name="netns",
             version=platform.release(),
             features=FEATURES,
-            detail=f"Linux {platform.release()}, {kind}, lab internet",
+            detail=f"Linux {platform.release()}, {kind}",
             disposable_host=True,
         )
 
@@ -124,6 +128,15 @@ class NetnsEngine:
     def python(self, spec: BottleSpec) -> str:
         """The interpreter that runs us, at the same path in every guest; or the rootfs's own."""
         return rootfs.find_python(spec.rootfs) if spec.rootfs else interpreter()
+
+    def together(self, *calls: Callable[[], object]) -> None:
+        """Make calls one after the other: the server answers one at a time, and soon."""
+        for call in calls:
+            call()
+
+    def loopback(self, candidates: Sequence[str], port: int) -> str:  # noqa: ARG002 - H is ours
+        """Choose the first: H owns all of 127.0.0.0/8."""
+        return next(iter(candidates), "")
 
     def create_network(self, name: str, *, internal: bool, subnet: str = "") -> NetworkInfo:
         """Make a bridge in H."""
@@ -340,9 +353,9 @@ class NetnsEngine:
         """Change routes, rules, links or settings of ``host``, ``lab`` or a guest (mutants do)."""
         self.client.call("configure", where=where, changes=[list(change) for change in changes])
 
-    def trust(self) -> str:
-        """Mint the lab's authority, once; every guest trusts it from then on."""
-        answer, _ = self.client.call("trust")
+    def trust(self, authority: str = "") -> str:
+        """Trust an authority, or mint the lab's, once; every guest trusts it from then on."""
+        answer, _ = self.client.call("trust", authority=authority)
         return str(answer["file"])
 
     def inventory(self) -> frozenset[Resource]:

@@ -28,7 +28,7 @@ from pytest_bottle.backends.engines.netns.rtnetlink import (
 from pytest_bottle.backends.engines.netns.subnets import EGRESS_POOL, INTERNAL_POOL, Subnet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _LAB_V4, _HOST_V4 = "198.18.0.1", "198.18.0.2"
 _LAB_V6, _HOST_V6 = "fd87:ffff::1", "fd87:ffff::2"
@@ -64,8 +64,11 @@ class Network(NamedTuple):
         """The bridge's own IPv4 address."""
         return self.ipv4(1)
 
-    def allot(self, guest: str) -> int:
-        """Give a guest the lowest free host number."""
+    def allot(self, guest: str, wanted: int | None = None) -> int:
+        """Give a guest the lowest free host number, or one that the caller knows to be free."""
+        if wanted is not None:
+            self.taken[guest] = wanted
+            return wanted
         last = self.ipv4_net.size - 1  # the broadcast address
         number = next((n for n in range(2, last) if n not in self.taken.values()), None)
         if number is None:
@@ -317,16 +320,25 @@ class Fabric:
         netlink.flush()
 
     def attach(
-        self, guest: str, space: Namespace, networks: Iterable[str], first: int = 0
+        self,
+        guest: str,
+        space: Namespace,
+        networks: Iterable[str],
+        first: int = 0,
+        numbers: Sequence[int] | None = None,
     ) -> list[Attachment]:
         """Run cables from a guest's namespace to its networks; ``first`` numbers the devices.
+
+        ``numbers`` are its host numbers there, where the caller chooses them.
 
         The first network that is not internal gives the default route (S11, S22).
         """
         cables: list[Attachment] = []
         try:
-            for number, name in enumerate(networks, first):
-                cables.append(self._cable(guest, space, self._known(name), f"eth{number}"))
+            for place, name in enumerate(networks):
+                number = None if numbers is None else numbers[place]
+                device = f"eth{first + place}"
+                cables.append(self._cable(guest, space, self._known(name), device, number))
             self.host.netlink.flush()
             self._address(space, cables)
         except BaseException:
@@ -347,8 +359,10 @@ class Fabric:
             )
         return self.networks[name]
 
-    def _cable(self, guest: str, space: Namespace, network: Network, device: str) -> Attachment:
-        number = network.allot(guest)
+    def _cable(
+        self, guest: str, space: Namespace, network: Network, device: str, wanted: int | None
+    ) -> Attachment:
+        number = network.allot(guest, wanted)
         link_index, device_index = self.host.index(), space.index()
         link = f"v{link_index}"
         self.host.netlink.veth(link, link_index, device, device_index, space.fd)

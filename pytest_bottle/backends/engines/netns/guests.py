@@ -9,11 +9,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_bottle.backends.engines.netns import canary, confine, harm, linux
+from pytest_bottle.backends.engines.netns import canary, confine, harm, linux, settling
 from pytest_bottle.backends.engines.netns.answers import Refused, words
 from pytest_bottle.backends.engines.netns.children import go_home
 from pytest_bottle.backends.engines.netns.namespace import Namespace
 from pytest_bottle.backends.engines.netns.ready import STARTUP, Ready
+from pytest_bottle.backends.engines.netns.rights import Rights, grant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,17 +58,44 @@ class Guest(NamedTuple):
         return os.open(path, flags, 0o600)
 
 
+class Wishes(NamedTuple):
+    """What a guest is to have that is otherwise chosen for it.
+
+    Attributes:
+        numbers: its host number on each of its networks, in their order.
+        hosts: the text of ``/etc/hosts``, which its root may change, as all of ``/etc``.
+        resolv_conf: the text of ``/etc/resolv.conf``.
+    """
+
+    numbers: Sequence[int]
+    hosts: str
+    resolv_conf: str
+
+
 class Users:
     """The standing user namespaces in which commands of guests live."""
 
     def __init__(self) -> None:
         self.seccomp = linux.seccomp_filter()
-        agent, root = confine.make_user_namespaces(confine.AGENT_UID, 0)
+        agent, root = settling.make_user_namespaces(confine.AGENT_UID, 0)
         self._namespaces = {AGENT: agent, ROOT: root, PRIVILEGED: None}
         self.files = (agent, root)
+        self._others: dict[tuple[int, int], int] = {}
 
-    def become(self, user: str) -> None:
+    def prepare(self, rights: Rights) -> int | None:
+        """Find the user namespace that a user of these rights lives in; the first makes it."""
+        own = (rights.uid, rights.gid)
+        if rights.uid == 0:
+            return None
+        if own not in self._others:
+            (self._others[own],) = settling.make_user_namespaces(rights.uid, group=rights.gid)
+        return self._others[own]
+
+    def become(self, user: str | Rights) -> None:
         """Turn the calling process into a user's; there is no way back."""
+        if isinstance(user, Rights):
+            grant(self.prepare(user), self.seccomp, user)
+            return
         keep = _PRIVILEGES if user == PRIVILEGED else frozenset()
         confine.harden(self._namespaces[user], self.seccomp, keep)
 
@@ -161,6 +189,7 @@ class Guests:
         hostname: str,
         resolver: str | None,
         rootfs: int | None = None,
+        wishes: Wishes | None = None,
     ) -> tuple[Guest, Ready]:
         """Start a guest: a network namespace, cables, a file system, an idle first process.
 
@@ -174,8 +203,12 @@ class Guests:
         space = Namespace(self._home)
         cables: list[Attachment] = []
         try:
-            cables = self._fabric.attach(name, space, networks)
+            cables = self._fabric.attach(name, space, networks, numbers=wishes and wishes.numbers)
             identity = _identity(hostname, cables, resolver)
+            if wishes is not None:
+                identity = confine.Identity(
+                    hostname, wishes.hosts, wishes.resolv_conf, open_etc=True
+                )
             ready = self._start(name, identity, space, cables, rootfs)
         except BaseException:
             self._fabric.release(name, cables)
@@ -284,7 +317,7 @@ class Guests:
         self,
         identity: str,
         guest: Guest,
-        user: str,
+        user: str | Rights,
         argv: Sequence[str],
         environment: Mapping[str, str],
         folder: str,
@@ -295,7 +328,7 @@ class Guests:
         Args:
             identity: names the command, for :meth:`kill`.
             guest: where.
-            user: whom it runs as.
+            user: whom it runs as, one of the three or somebody with rights of its own.
             argv: the program and its arguments.
             environment: its variables, all of them.
             folder: where it starts.
@@ -304,13 +337,17 @@ class Guests:
                 "errno": n}`` when the program could not be run at all.
         """
         status = os.dup(files[3])
+        space = self._users.prepare(user) if isinstance(user, Rights) else None
 
         def run() -> None:
             try:
                 for number, fd in enumerate(files[:3]):
                     os.dup2(fd, number)
-                if user == PRIVILEGED:
+                if user == PRIVILEGED or (isinstance(user, Rights) and user.settings):
                     confine.uncover_settings()
+                if isinstance(user, Rights):
+                    with suppress(OSError):  # chdir tells
+                        os.makedirs(folder, exist_ok=True)
                 self._users.become(user)
                 os.chdir(folder)
                 os.execvpe(argv[0], list(argv), dict(environment))
@@ -326,7 +363,8 @@ class Guests:
             os.close(status)
 
         try:
-            pid = self.run_in(guest, files, run, ended)
+            kept = [*files, *([] if space is None else [space])]
+            pid = self.run_in(guest, kept, run, ended)
         except OSError:
             os.close(status)
             raise
@@ -359,13 +397,13 @@ class Guests:
         first = len(guest.cables)
         guest.cables.extend(self._fabric.attach(guest.name, guest.space, [network], first))
 
-    def kill(self, identity: str) -> bool:
-        """Kill a command that still runs, and its session."""
+    def kill(self, identity: str, number: int = signal.SIGKILL) -> bool:
+        """Kill a command that still runs, and its session; other signals are for itself only."""
         pid = self._running.get(identity)
         if pid is not None:
-            for target in (-pid, pid):
+            for target in (-pid, pid) if number == signal.SIGKILL else (pid,):
                 with suppress(ProcessLookupError):
-                    os.kill(target, signal.SIGKILL)
+                    os.kill(target, number)
         return pid is not None
 
 

@@ -17,7 +17,7 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from pytest_bottle import _wire
-from pytest_bottle.backends.engines.netns import confine, linux, refusal, server
+from pytest_bottle.backends.engines.netns import confine, linux, refusal, server, settling
 from pytest_bottle.backends.engines.netns.answers import words
 from pytest_bottle.internet import minter
 
@@ -144,7 +144,7 @@ def _help(ends: tuple[socket.socket, ...], ids: Ids, import_paths: list[str]) ->
     request, _ = _wire.receive(keeper)
     answer = {"errno": 0, "text": ""}
     try:
-        confine.map_ids(request["pid"], 0, ids.uid, ids.gid, deny_setgroups=not ids.foreign)
+        settling.map_ids(request["pid"], 0, ids.uid, ids.gid, deny_setgroups=not ids.foreign)
     except OSError as error:
         answer = {"errno": error.errno or 1, "text": f"writing the id maps: {error.strerror}"}
     _wire.send(keeper, answer)

@@ -108,8 +108,11 @@ class Lab:
             os.close(first)
             raise
 
-    def trust(self) -> None:
-        """Mint the certificate authority, once, and let every guest trust it."""
+    def trust(self, authority: str = "") -> None:
+        """Let every guest trust an authority; the lab's own is minted for that, once."""
+        if authority:
+            _write_trust(authority)
+            return
         if self._trusted:
             return
         try:
@@ -118,7 +121,11 @@ class Lab:
             answer = {"error": f"the minter does not answer: {error!r}"}
         if "error" in answer:
             raise Refused(what="the lab's certificates could not be minted", seen=answer["error"])
-        path = f"{confine.STATE}/trust/{os.path.basename(confine.TRUST_FILE)}"
-        with open(path, "w") as file:
-            file.write(answer["pem"])
+        _write_trust(answer["pem"])
         self._trusted = True
+
+
+def _write_trust(pem: str) -> None:
+    path = f"{confine.STATE}/trust/{os.path.basename(confine.TRUST_FILE)}"
+    with open(path, "w") as file:
+        file.write(pem)

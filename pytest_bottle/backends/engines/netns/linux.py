@@ -189,14 +189,21 @@ def drop_capabilities(keep: frozenset[int] = frozenset()) -> None:
     What is kept stays in the bounding, permitted and effective sets; it is inheritable and ambient
     too, so that it survives an exec by a user other than root.
     """
+    set_capabilities(bounding=keep, effective=keep, inheritable=keep)
+
+
+def set_capabilities(
+    *, bounding: frozenset[int], effective: frozenset[int], inheritable: frozenset[int]
+) -> None:
+    """Give up every capability but these; what is effective is permitted, and nothing ambient."""
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for capability in range(_last_capability() + 1):
-        if capability not in keep:
+        if capability not in bounding:
             _prctl(_PR_CAPBSET_DROP, capability)
-    mask = sum(1 << capability for capability in keep)
-    low, high = mask & 0xFFFF_FFFF, mask >> 32
     header = struct.pack("Ii", 0x2008_0522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
-    data = struct.pack("IIIIII", low, low, low, high, high, high)
+    masks = [sum(1 << one for one in some) for some in (effective, effective, inheritable)]
+    words = [mask >> shift & 0xFFFF_FFFF for shift in (0, 32) for mask in masks]
+    data = struct.pack("IIIIII", *words)
     _check(
         _libc.syscall(ctypes.c_long(_SYS_CAPSET[architecture()]), header, data),
         "capset",

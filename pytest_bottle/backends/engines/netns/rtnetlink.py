@@ -116,6 +116,12 @@ class Netlink:
             body += _attr(10, struct.pack("i", self._index(master)))
         self._add(_NEWLINK, 0, body, f"up {name}")
 
+    def shape(self, name: str, *, mac: str, mtu: int) -> None:
+        """Give an interface a link address and a size of its packets."""
+        body = _link(0) + _name(name) + _attr(1, bytes.fromhex(mac.replace(":", "")))
+        body += _attr(4, struct.pack("I", mtu))
+        self._add(_NEWLINK, 0, body, f"shape {name}")
+
     def address(self, name: str, cidr: str) -> None:
         """Give an interface an address, usable at once (IFA_F_NODAD on IPv6)."""
         family, raw, length = _network(cidr)

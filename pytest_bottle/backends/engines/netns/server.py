@@ -31,9 +31,10 @@ from pytest_bottle.backends.engines.netns.answers import (
 )
 from pytest_bottle.backends.engines.netns.children import Children
 from pytest_bottle.backends.engines.netns.fabric import Fabric
-from pytest_bottle.backends.engines.netns.guests import HOST, Guests, Users
+from pytest_bottle.backends.engines.netns.guests import HOST, Guests, Users, Wishes
 from pytest_bottle.backends.engines.netns.lab import Lab
 from pytest_bottle.backends.engines.netns.ready import Ready
+from pytest_bottle.backends.engines.netns.rights import Rights
 from pytest_bottle.backends.engines.netns.rtnetlink import Rule
 from pytest_bottle.backends.engines.netns.undertakers import Undertakers
 
@@ -203,9 +204,9 @@ class Server:
         """
         return _OK, self._lab.ends()
 
-    def op_trust(self, _request: _wire.Message, _fds: list[int]) -> _Reply:
-        """Mint the certificate authority, once, and let every guest trust it."""
-        self._lab.trust()
+    def op_trust(self, request: _wire.Message, _fds: list[int]) -> _Reply:
+        """Let every guest trust an authority: the one that is named, or the lab's own."""
+        self._lab.trust(request["authority"])
         return {"file": confine.TRUST_FILE}, ()
 
     # -- networks and guests -----------------------------------------------------------------
@@ -243,6 +244,7 @@ class Server:
                 request["hostname"],
                 request["resolver"],
                 rootfs,
+                Wishes(**request["wishes"]) if "wishes" in request else None,
             )
         finally:
             if rootfs is not None:
@@ -279,10 +281,14 @@ class Server:
 
     def op_exec(self, request: _wire.Message, fds: list[int]) -> _Reply:
         """Run a command in a guest, on three files of the owner's and a status pipe."""
+        user = request["user"]
+        if isinstance(user, list):  # one who has rights of its own
+            uid, gid, capabilities, settings = user
+            user = Rights(uid, gid, frozenset(capabilities), settings)
         pid = self._guests.execute(
             request["id"],
             self._guests.get(request["guest"]),
-            request["user"],
+            user,
             request["argv"],
             request["environment"],
             request["folder"],
@@ -291,8 +297,9 @@ class Server:
         return {"pid": pid}, ()
 
     def op_kill(self, request: _wire.Message, _fds: list[int]) -> _Reply:
-        """Kill a command that is still running."""
-        return {"killed": self._guests.kill(request["id"])}, ()
+        """Kill a command that is still running, or send it another signal."""
+        number = request.get("signal", signal.SIGKILL)
+        return {"killed": self._guests.kill(request["id"], number)}, ()
 
     def op_logs(self, request: _wire.Message, _fds: list[int]) -> _Reply:
         """Hand out the record of a guest's service, or its command's output, open."""
@@ -387,7 +394,7 @@ class Server:
                 space.sysctls({subject: rest[0]})
             elif verb in ("rule", "delete_rule"):
                 getattr(space.netlink, verb)(Rule(**subject))
-            elif verb in ("route", "delete_route", "up", "delete_link", "address"):
+            elif verb in ("route", "delete_route", "up", "shape", "delete_link", "address"):
                 getattr(space.netlink, verb)(subject, **(rest[0] if rest else {}))
             else:
                 raise ValueError(f"unknown change {verb!r}")
