@@ -7,11 +7,13 @@ address such as 1.1.1.1, and then only time tells the two apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import User, Vantage
-from pytest_bottle.errors import Inconclusive
+from pytest_bottle.backends.contract import Feature, User, Vantage
+from pytest_bottle.errors import Inconclusive, NotSupported
 from pytest_bottle.firing import Operation, Volley, fire, heard
+from pytest_bottle.internet.zone import IPV4_PREFIX, is_of_far_side
 from pytest_bottle.stimulus import Shot, aimed_at, sendable
 from pytest_bottle.verdict import Finding, judge
 
@@ -68,8 +70,14 @@ def inquire(
     stimulus: Stimulus,
     deadline: float,
 ) -> ProbeResult:
-    """Send a stimulus with its controls and judge it."""
+    """Send a stimulus with its controls and judge it.
+
+    Raises:
+        NotSupported: the open guest's control would be sent to a real address, outside.
+    """
     internet = backend.internet
+    if Feature.EVERY_ADDRESS not in backend.describe().features:
+        _require_ours(topology, stimulus.host)
     key = stimulus.key
     internet.listen(
         tcp=[key.port] if key.protocol == "tcp" else [],
@@ -101,6 +109,31 @@ def inquire(
         volley.outcome("shot"), echo=volley.echo("shot"), heard=bool(found), controls=not why
     )
     return ProbeResult(stimulus, finding, volley.outcome("shot"), found, why)
+
+
+def _require_ours(topology: Topology, host: str) -> None:
+    """Require that what is sent there stays where somebody of ours hears it.
+
+    That is so of the far side's own addresses, of the bottle's networks, and of a guest's loopback.
+
+    Raises:
+        NotSupported: it is another address, a real one. Public ones that may be sent to
+            (``guest,live``) are no exception: nobody of ours is there to hear what left.
+    """
+    if not host or is_of_far_side(host):
+        return
+    address, networks = ip_address(host), (topology.internal, topology.egress)
+    subnets = [one for network in networks for one in (network.subnet, network.subnet6) if one]
+    if address.is_loopback or any(address in ip_network(one) for one in subnets):
+        return
+    raise NotSupported(
+        f"{host} is not the far side's here: a probe and its control would be sent to the real one",
+        where="probe",
+        expected=f"an address of the far side, such as {IPV4_PREFIX}200",
+        seen=host,
+        next_step="use --bottle-internet=lab, where every address is the far side's, "
+        "or probe an address of the far side",
+    )
 
 
 def _beat(backend: Backend, topology: Topology, stimulus: Stimulus, name: str) -> Shot:

@@ -36,9 +36,21 @@ class Internet(Protocol):
             BottleError: the far side has no address for it.
         """
 
-    def fresh_address(self, family: int = 4) -> str:
+    @property
+    def literals(self) -> bool:
+        """Whether public addresses that everybody knows, such as 1.1.1.1, may be sent to.
+
+        In the lab they are its own; else they are the real ones, and nobody listens there.
+        """
+
+    def fresh_address(self, family: int = 4, at: tuple[str, int] | None = None) -> str:
         """Hand out a public-looking address that nobody has been sent to lately.
 
         Args:
             family: 4 or 6.
+            at: a protocol and a port, if it will be sent to there and nowhere else: a far side with
+                few addresses gives one to several that differ in these.
+
+        Raises:
+            NotSupported: the far side does not speak that family.
         """

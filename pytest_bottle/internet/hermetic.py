@@ -24,6 +24,7 @@ class Lab:
     """
 
     name = "lab"
+    literals = True
     #: AS112 (RFC 7534, RFC 7535) and AMT (RFC 7450): global to address guards, and ours in here.
     _POOLS: ClassVar = {
         4: ("192.175.48.0/24", "192.31.196.0/24", "192.52.193.0/24"),
@@ -63,8 +64,9 @@ class Lab:
         """Own a name for the rest of the session, and tell its addresses, IPv4 first."""
         return self.origin.adopt(name)
 
-    def fresh_address(self, family: int = 4) -> str:
-        """Hand out an address that no stimulus has been sent to for a while."""
+    def fresh_address(self, family: int = 4, at: tuple[str, int] | None = None) -> str:
+        """Hand out an address that no stimulus has been sent to for a while, at any port."""
+        del at
         return str(next(self._fresh[family]))
 
     def close(self) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_bottle import _wire
 from pytest_bottle.errors import TransportError
 from pytest_bottle.internet.records import Entry, Heard
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable, Sequence
 
 __all__ = ["Entry", "Heard", "Hearing", "Mark", "MinterClient", "OriginClient", "WitnessClient"]
+
+
+class Line(Protocol):
+    """A way to ask a server of the far side."""
+
+    def ask(self, request: _wire.Message) -> _wire.Message:
+        """Ask one question.
+
+        Raises:
+            TransportError: there is no answer, or it says why there is none.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +74,8 @@ class Hearing:
 class WitnessClient:
     """Questions to the witness; threads may share it."""
 
-    def __init__(self, sock: socket.socket, timeout: float = 5.0) -> None:
-        self._line = _Line(sock, timeout, "the witness")
+    def __init__(self, line: socket.socket | Line, timeout: float = 5.0) -> None:
+        self._line = _line_of(line, timeout, "the witness")
 
     def ping(self) -> None:
         """Return if the witness lives.
@@ -122,8 +133,8 @@ class Listening:
 class OriginClient:
     """Orders and questions to the origins; threads may share it."""
 
-    def __init__(self, sock: socket.socket, timeout: float = 5.0) -> None:
-        self._line = _Line(sock, timeout, "the origins")
+    def __init__(self, line: socket.socket | Line, timeout: float = 5.0) -> None:
+        self._line = _line_of(line, timeout, "the origins")
 
     def ping(self) -> None:
         """Return if the origins live and hold the ports they were started with.
@@ -207,6 +218,19 @@ class MinterClient:
         return str(self._line.ask({"op": "leaf", "name": name})["key_and_chain"])
 
 
+def refused(where: str, request: _wire.Message, answer: _wire.Message) -> TransportError:
+    """Make the error for an answer that says why there is none."""
+    return TransportError(
+        "the far side could not do what it was asked",
+        where=f"{where}: {request['op']}",
+        seen=str(answer["error"]),
+    )
+
+
+def _line_of(line: socket.socket | Line, timeout: float, where: str) -> Line:
+    return _Line(line, timeout, where) if isinstance(line, socket.socket) else line
+
+
 class _Line:
     """A control connection: one question at a time, and none after it went wrong."""
 
@@ -221,11 +245,7 @@ class _Line:
         with self._lock:
             answer = self._exchange(request)
         if "error" in answer:
-            raise TransportError(
-                "the lab could not do what it was asked",
-                where=f"{self._where}: {request['op']}",
-                seen=str(answer["error"]),
-            )
+            raise refused(self._where, request, answer)
         return answer
 
     def _exchange(self, request: _wire.Message) -> _wire.Message:

@@ -17,7 +17,7 @@ from pytest_bottle.internet import sockets
 from pytest_bottle.internet._control import answer_one, survive_hang_ups
 from pytest_bottle.internet.records import Entry
 from pytest_bottle.internet.talk import ECHO_ANSWER, Peer, Talk
-from pytest_bottle.internet.zone import Zone
+from pytest_bottle.internet.zone import NUMBERS, Zone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,6 +40,8 @@ def serve(
     tcp: Sequence[int] = TCP_PORTS,
     dns: Sequence[int] = DNS_PORTS,
     bind: str = "::",
+    numbers: range = NUMBERS,
+    version6: bool = True,
 ) -> None:
     """Be the origins until ``control`` is closed.
 
@@ -49,9 +51,11 @@ def serve(
         tcp: ports to listen on from the beginning.
         dns: ports that speak DNS, over UDP and TCP.
         bind: the address to listen on; ``::`` means every address of both families.
+        numbers: as for :class:`~pytest_bottle.internet.zone.Zone`.
+        version6: likewise.
     """
     survive_hang_ups()
-    origin = Origin(minter, bind)
+    origin = Origin(minter, bind, Zone(numbers, version6=version6))
     try:
         origin.start(tcp, dns)
         origin.run(control)
@@ -105,10 +109,10 @@ class Log:
 class Origin:
     """The listeners, and the loop that serves them."""
 
-    def __init__(self, minter: socket.socket | None, bind: str) -> None:
+    def __init__(self, minter: socket.socket | None, bind: str, zone: Zone) -> None:
         self._minter = minter
         self._bind = bind
-        self._zone = Zone()
+        self._zone = zone
         self._log = Log()
         self._dns_ports: set[int] = set()
         self._listeners: dict[str, dict[int, socket.socket]] = {
@@ -153,22 +157,27 @@ class Origin:
     # -- requests -----------------------------------------------------------------
 
     def _handle(self, request: Message) -> Message:
-        match request["op"]:
-            case "ping":
-                return {"error": "; ".join(self._failures)} if self._failures else {"ok": True}
-            case "mark":
-                return {"seq": self._log.last}
-            case "listen":
-                return self._listen(request)
-            case "address":
-                return self._address(str(request["name"]))
-            case "adopt":
-                self._zone.adopt(str(request["name"]))
-                return self._address(str(request["name"]))
-            case "log":
-                entries = self._log.page(int(request["since"]))
-                return {"entries": entries, "seq": self._log.last}
+        handler = {
+            "ping": self._ping,
+            "mark": lambda _: {"seq": self._log.last},
+            "listen": self._listen,
+            "address": lambda r: self._address(str(r["name"])),
+            "adopt": self._adopt,
+            "log": self._page,
+        }.get(request["op"])
+        if handler is not None:
+            return handler(request)
         raise ValueError(f"unknown request {request['op']!r}")
+
+    def _ping(self, _request: Message) -> Message:
+        return {"error": "; ".join(self._failures)} if self._failures else {"ok": True}
+
+    def _adopt(self, request: Message) -> Message:
+        self._zone.adopt(str(request["name"]))
+        return self._address(str(request["name"]))
+
+    def _page(self, request: Message) -> Message:
+        return {"entries": self._log.page(int(request["since"])), "seq": self._log.last}
 
     def _listen(self, request: Message) -> Message:
         failures = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 # ip(7), ipv6(7): names that Python's socket module has only on some versions.
 _IP_PKTINFO = 8
@@ -13,7 +13,8 @@ _IPV6_FREEBIND = 78
 _ANCILLARY_BYTES = socket.CMSG_SPACE(20) + socket.CMSG_SPACE(12)
 _MAPPED = "::ffff:"
 
-_Ancillary = list[tuple[int, int, bytes]]
+if TYPE_CHECKING:
+    _Ancillary = list[tuple[int, int, bytes]]
 
 
 class Datagram(NamedTuple):
@@ -67,7 +68,8 @@ def answer(sock: socket.socket, datagram: Datagram, data: bytes) -> None:
 
 def plain(address: str) -> str:
     """An address without its IPv4-mapped form (RFC 4291 section 2.5.5.2)."""
-    return address.removeprefix(_MAPPED) if "." in address else address
+    mapped = "." in address and address.startswith(_MAPPED)
+    return address[len(_MAPPED) :] if mapped else address
 
 
 def _bound(kind: int, bind: str, port: int) -> socket.socket:

@@ -114,7 +114,7 @@ class Talk:
             heard += more
             while heard.startswith(ECHO) and b"\n" in heard:
                 line, _, heard = heard.partition(b"\n")
-                connection.sendall(echo(line.removeprefix(ECHO).strip(), peer))
+                connection.sendall(echo(line[len(ECHO) :].strip(), peer))
             if not heard.startswith(ECHO) and not ECHO.startswith(heard):
                 from pytest_bottle.internet import web
 

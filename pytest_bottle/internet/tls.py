@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from pytest_bottle import _wire
+from pytest_bottle.internet.sockets import plain
 
 if TYPE_CHECKING:
     import socket
@@ -65,6 +66,7 @@ class Leaves:
         return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR if error else None
 
     def _leaf(self, name: str) -> ssl.SSLContext:
+        name = covering(name)
         with self._lock:  # the minter answers one question at a time
             if name not in self._contexts:
                 if len(self._contexts) >= _MOST_CONTEXTS:
@@ -82,6 +84,17 @@ class Leaves:
         return context
 
 
+def covering(name: str) -> str:
+    """Name the certificate that a host gets: one for all of a domain below the second level.
+
+    A nonce is a label of its own, and a minter may be far away (RFC 6125, section 6.4.3).
+    """
+    first, _, parent = name.partition(".")
+    *labels, last = parent.split(".")
+    is_address = last.isdigit() or ":" in name
+    return f"*.{parent}" if first and all((*labels, last)) and labels and not is_address else name
+
+
 def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
@@ -89,7 +102,7 @@ def _context() -> ssl.SSLContext:
 
 
 def _local_address(connection: ssl.SSLSocket) -> str:
-    return str(connection.getsockname()[0]).removeprefix("::ffff:")
+    return plain(str(connection.getsockname()[0]))
 
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:

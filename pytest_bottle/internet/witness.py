@@ -116,15 +116,15 @@ class Recorder:
     def handle(self, request: Message) -> Message:
         """Answer one request of the control connection."""
         self.drain(self._queue_limit)  # whatever came before the question is in the answer
-        match request["op"]:
-            case "ping":
-                return {"ok": True}
-            case "mark":
-                return self._now(self.drops())
-            case "heard":
-                dsts = request.get("dsts")
-                wanted = None if dsts is None else frozenset(map(_packed, dsts))
-                return self.heard(int(request["since"]), wanted, request.get("limit"))
+        op = request["op"]
+        if op == "ping":
+            return {"ok": True}
+        if op == "mark":
+            return self._now(self.drops())
+        if op == "heard":
+            dsts = request.get("dsts")
+            wanted = None if dsts is None else frozenset(map(_packed, dsts))
+            return self.heard(int(request["since"]), wanted, request.get("limit"))
         raise ValueError(f"unknown request {request['op']!r}")
 
     def heard(self, since: int, wanted: frozenset[bytes] | None, limit: int | None) -> Message:

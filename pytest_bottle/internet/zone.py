@@ -12,8 +12,11 @@ from pytest_bottle.guest import dnswire
 IPV4_PREFIX = "192.88.99."
 #: Direct delegation of AS112 (RFC 7534, RFC 7535): likewise global, likewise nobody's.
 IPV6_PREFIX = "2620:4f:8000::"
+#: Documentation (RFC 3849): where nothing speaks IPv6, an address that leads nowhere at all.
+NOWHERE6_PREFIX = "2001:db8:64::"
 #: Beyond 53: the sidecars' resolver has that address, and must not be taken for a name's.
 FIRST, LAST = 64, 250
+NUMBERS = range(FIRST, LAST + 1)
 
 #: Names whose addresses a sidecar must refuse, whoever asks and however often.
 FIXED = {
@@ -35,6 +38,11 @@ _ALIASES = (f"hop.{ALIASED}", "metadata.test")
 _ABSENT = "nxdomain.test"
 
 
+def is_of_far_side(host: str) -> bool:
+    """Tell whether an address is of the network that a far side has which does not own them all."""
+    return host.startswith(IPV4_PREFIX)
+
+
 class Found(NamedTuple):
     """What is known of a name: the last alias, if there is one, has the addresses."""
 
@@ -49,9 +57,17 @@ class ZoneFullError(LookupError):
 
 
 class Zone:
-    """Gives each registrable name (its last two labels) an address when it is first asked for."""
+    """Gives each registrable name (its last two labels) an address when it is first asked for.
 
-    def __init__(self) -> None:
+    Args:
+        numbers: the host numbers that names may get, in 192.88.99.0/24.
+        version6: whether names that lead out have IPv6 addresses too. Without, they are told where
+            somebody has to name one, and nobody's: there they are those of documentation.
+    """
+
+    def __init__(self, numbers: range = NUMBERS, *, version6: bool = True) -> None:
+        self._free = numbers
+        self._version6 = version6
         self._numbers: dict[str, int] = {}
         self._turns = 0
         self._adopted: frozenset[str] = frozenset()
@@ -59,7 +75,7 @@ class Zone:
 
     def adopt(self, name: str) -> None:
         """Own a name from now on, and all below it, whatever its last label is."""
-        self._adopted |= {name.lower().removesuffix(".")}
+        self._adopted |= {_bare(name)}
 
     def addresses(self, name: str) -> tuple[str, str] | None:
         """The IPv4 and the IPv6 address of a name; None if the name does not exist.
@@ -79,14 +95,15 @@ class Zone:
 
     def _adopter(self, name: str) -> str:
         """Find the adopted name that a name is, or lies below; ``.test`` is ours without that."""
-        labels = name.lower().removesuffix(".").split(".")
+        labels = _bare(name).split(".")
         parents = (".".join(labels[n:]) for n in range(len(labels)))
         found = (parent for parent in parents if parent in self._adopted)
         return "" if labels[-1] == "test" else next(found, "")
 
     def _pair(self, owner: str) -> tuple[str, str]:
         number = self._number(owner)
-        return f"{IPV4_PREFIX}{number}", f"{IPV6_PREFIX}{number:x}"
+        prefix = IPV6_PREFIX if self._version6 else NOWHERE6_PREFIX
+        return f"{IPV4_PREFIX}{number}", f"{prefix}{number:x}"
 
     def resolve(self, name: str, qtype: int) -> Found:
         """Answer a question with a response code, addresses and perhaps aliases.
@@ -100,7 +117,8 @@ class Zone:
         special = self._special(name, pair)
         if registrable(name) == ALTERNATING and qtype == dnswire.A and self._turn():
             special = Found(dnswire.NOERROR, (INSIDE,), ttl=0)
-        found = special or Found(dnswire.NOERROR, pair)
+        outward = pair if self._version6 else pair[:1]
+        found = special or Found(dnswire.NOERROR, pair if pair in FIXED.values() else outward)
         kind = {dnswire.A: ".", dnswire.AAAA: ":"}.get(qtype)
         return found._replace(addresses=tuple(a for a in found.addresses if kind and kind in a))
 
@@ -124,14 +142,14 @@ class Zone:
         """
         with self._lock:
             self._turns += 1
-            return (self._turns - 1).bit_count() % 2
+            return bin(self._turns - 1).count("1") % 2
 
     def _number(self, owner: str) -> int:
         with self._lock:
-            number = self._numbers.get(owner, FIRST + len(self._numbers))
-            if number > LAST:
+            number = self._numbers.get(owner, self._free[0] + len(self._numbers))
+            if number not in self._free:
                 raise ZoneFullError(
-                    f"no address left for {owner}: {IPV4_PREFIX}{LAST} was the last"
+                    f"no address left for {owner}: {IPV4_PREFIX}{self._free[-1]} was the last"
                 )
             self._numbers[owner] = number
             return number
@@ -139,4 +157,9 @@ class Zone:
 
 def registrable(name: str) -> str:
     """The last two labels of a name, in lower case: ``x1.Denied.test.`` -> ``denied.test``."""
-    return ".".join(name.lower().removesuffix(".").split(".")[-2:])
+    return ".".join(_bare(name).split(".")[-2:])
+
+
+def _bare(name: str) -> str:
+    name = name.lower()
+    return name[:-1] if name.endswith(".") else name

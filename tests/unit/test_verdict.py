@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pytest_bottle.verdict import (
     ANSWERED_OUTCOMES,
     BLOCKED_OUTCOMES,
+    SILENT_OUTCOMES,
     Finding,
     Verdict,
     combine,
@@ -145,6 +146,79 @@ def test_controls_never_excuse_a_leak(outcome: str | None, echo: bool, heard: bo
     red = judge(outcome, echo=echo, heard=heard, controls=False)
     green = judge(outcome, echo=echo, heard=heard, controls=True)
     assert (red in leaks) == (green in leaks)
+
+
+@given(outcomes, st.booleans(), st.booleans(), st.booleans())
+def test_without_a_witness_nothing_is_a_block(
+    outcome: str | None, echo: bool, heard: bool, controls: bool
+) -> None:
+    """Silence from an address where nobody listens for us says nothing about what left."""
+    finding = judge(outcome, echo=echo, heard=heard, controls=controls, witnessed=False)
+    assert finding not in (Finding.BLOCKED, Finding.TERMINATED_LOCALLY)
+
+
+@pytest.mark.parametrize("controls", [False, True])
+@pytest.mark.parametrize("outcome", ANSWERED)
+def test_without_a_witness_any_answer_is_a_leak(outcome: str, controls: bool) -> None:
+    """Nobody is asked whether it was the far end's: it came from outside, or looks so."""
+    finding = judge(outcome, echo=False, heard=False, controls=controls, witnessed=False)
+    assert finding is Finding.LEAKED
+
+
+@pytest.mark.parametrize("outcome", BLOCKED)
+def test_without_a_witness_a_no_is_half_a_block(outcome: str) -> None:
+    """Silence alone, with a green control: refused and reset came back from somewhere.
+
+    A datagram to which no answer is expected, and a lookup that failed, have not even that.
+    """
+    finding = judge(outcome, echo=False, heard=False, controls=True, witnessed=False)
+    silent = outcome in ("timeout", "unreachable")
+    assert finding is (Finding.BLOCKED_TWO_WAY if silent else Finding.INCONCLUSIVE)
+
+
+@given(outcomes, st.booleans(), st.booleans(), st.booleans())
+def test_half_a_block_is_made_of_silence_alone(
+    outcome: str | None, echo: bool, heard: bool, controls: bool
+) -> None:
+    """Nothing that came back, whoever sent it, is taken for one."""
+    finding = judge(outcome, echo=echo, heard=heard, controls=controls, witnessed=False)
+    if finding is Finding.BLOCKED_TWO_WAY:
+        assert outcome in SILENT_OUTCOMES
+        assert controls
+        assert not echo
+        assert not heard
+
+
+@given(outcomes, st.booleans(), st.booleans(), st.booleans())
+def test_the_lack_of_a_witness_never_improves_a_finding(
+    outcome: str | None, echo: bool, heard: bool, controls: bool
+) -> None:
+    """What is seen with fewer eyes is never better news."""
+    seen = judge(outcome, echo=echo, heard=heard, controls=controls)
+    unseen = judge(outcome, echo=echo, heard=heard, controls=controls, witnessed=False)
+    assert ORDER.index(unseen) <= ORDER.index(seen)
+
+
+@given(findings)
+def test_half_a_block_passes_no_check_that_asks_what_left(found: list[Finding]) -> None:
+    """However many blocks stand beside it."""
+    assert combine([*found, Finding.BLOCKED_TWO_WAY]) is not Verdict.PASSED
+
+
+@given(findings)
+def test_half_a_block_takes_nothing_from_a_check_that_asks_for_answers(
+    found: list[Finding],
+) -> None:
+    """And adds nothing to it: what it passes by are blocks where a witness is."""
+    with_it = combine([*found, Finding.BLOCKED_TWO_WAY], two_way=True)
+    assert with_it is combine([one for one in found if one is not Finding.BLOCKED_TWO_WAY])
+
+
+@given(findings)
+def test_asking_for_answers_too_excuses_no_leak_and_no_doubt(found: list[Finding]) -> None:
+    """Only half a block is another thing then."""
+    if Finding.BLOCKED_TWO_WAY not in found:
+        assert combine(found, two_way=True) is combine(found)
 
 
 # -- many stimuli -------------------------------------------------------------------------------
