@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 
-from pytest_bottle.backends.engines.netns import confine, linux
+from pytest_bottle.backends.engines.netns import linux, settling
 from pytest_bottle.backends.engines.netns.fabric import Fabric
 from pytest_bottle.backends.engines.netns.namespace import Namespace
 
@@ -24,7 +24,7 @@ def enter_user_namespace() -> None:
     """Become root of a user, network and mount namespace of our own."""
     uid, gid = os.getuid(), os.getgid()
     linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNET | linux.CLONE_NEWNS)
-    confine.map_ids(os.getpid(), 0, uid, gid, deny_setgroups=True)
+    settling.map_ids(os.getpid(), 0, uid, gid, deny_setgroups=True)
 
 
 def by_the_engine(home: int) -> float:

@@ -41,6 +41,8 @@ class Vantage(enum.Enum):
     """X: a privileged guest on a network that no bottle is on, such as an engine's default one."""
     COMPANION = "companion"
     """A second guest on the stranger's network, at which a control of the first shows."""
+    REVERSED = "reversed"
+    """On both networks as the sidecar is, but with the internal one named first (S12)."""
 
 
 class User(enum.Enum):
@@ -71,6 +73,8 @@ class Fault(enum.Enum):
     """Its guest is stopped and started again, and its own command with it; its address stays."""
     RELOAD_FIREWALL = "reload the host's firewall"
     """The rules of the host's packet filter, or of its routing, are flushed and set anew."""
+    STOP_AGENT = "stop the agent"
+    """Its processes are ended, and nobody removes its guest."""
     CONNECT_AGENT = "connect the agent to the egress network"
     """As a third party might: the running agent gets one more leg, and a default route by it."""
     STOP_ENGINE = "stop the engine"
@@ -135,7 +139,9 @@ class Feature(enum.Enum):
     """What a backend may or may not be able to do; a missing one makes checks NOT_SUPPORTED."""
 
     LAB = "lab"
-    """Its egress leads to the hermetic lab, with a witness."""
+    """Its egress leads to a far side with a witness: the hermetic lab, or a guest that plays it."""
+    EVERY_ADDRESS = "every-address"
+    """The far side owns every address there is, as the lab does: a private one, a cloud's too."""
     EXEC_ROOT = "exec-root"
     """A command can be run as root in the agent."""
     PRIVILEGED_PROBE = "privileged-probe"
@@ -176,6 +182,10 @@ class Feature(enum.Enum):
     """Guests can be put on a network of the host that no bottle is on."""
     HOST_APART = "host-apart"
     """The bottle's host itself cannot reach the agent's ports."""
+    EITHER_ORDER = "either-order"
+    """A guest can be put on both networks in either order."""
+    STOP = "stop"
+    """The agent can be stopped without being removed."""
 
 
 #: What a backend must be able to do for each vantage point that not every bottle has.
@@ -187,6 +197,7 @@ FEATURE_OF = MappingProxyType(
         Vantage.NEIGHBOUR: Feature.NEIGHBOUR,
         Vantage.STRANGER: Feature.STRANGER,
         Vantage.COMPANION: Feature.STRANGER,
+        Vantage.REVERSED: Feature.EITHER_ORDER,
     }
 )
 
@@ -198,6 +209,7 @@ FAULTS_OF = MappingProxyType(
         Feature.RESTART: (Fault.RESTART_SIDECAR, Fault.RESTART_AGENT),
         Feature.FIREWALL_RELOAD: (Fault.RELOAD_FIREWALL,),
         Feature.CONNECT: (Fault.CONNECT_AGENT,),
+        Feature.STOP: (Fault.STOP_AGENT,),
         Feature.STOP_ENGINE: (Fault.STOP_ENGINE,),
     }
 )

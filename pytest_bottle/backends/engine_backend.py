@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING
 
 from pytest_bottle.backends import own_sidecar, readiness
 from pytest_bottle.backends.contract import Endpoint, Fault, Feature, Topology, User, Vantage
-from pytest_bottle.backends.engines.contract import ForwardRequest, GuestRequest, SidecarRequest
-from pytest_bottle.errors import BringUpError, ConfigurationError, TransportError
+from pytest_bottle.backends.engines.contract import (
+    ForwardRequest,
+    GuestRequest,
+    Publishing,
+    SidecarRequest,
+)
+from pytest_bottle.errors import BringUpError, ConfigurationError, NotSupported, TransportError
 from pytest_bottle.spec import BottleSpec
 
 if TYPE_CHECKING:
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
         Resource,
     )
     from pytest_bottle.backends.engines.contract import Engine
+    from pytest_bottle.backends.far_side import GuestInternet
     from pytest_bottle.internet.contract import Internet
     from pytest_bottle.spec import EgressRoute, PublishedPort
 
@@ -41,16 +47,13 @@ HOST = "host"
 ROUTES_FILE = "/run/bottle-routes.json"
 #: The resolver that the reference sidecar asks; any address answers in the lab.
 RESOLVER = Endpoint("192.88.99.53", 53)
-#: Where programs look for the authorities they trust, each in its own variable.
-TRUST = dict.fromkeys(
-    (
-        "SSL_CERT_FILE",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "GIT_SSL_CAINFO",
-        "NODE_EXTRA_CA_CERTS",
-    ),
-    "/etc/ssl/certs/ca-certificates.crt",
+#: The variables by which programs find the authorities they trust.
+_TRUST_VARIABLES = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
 )
 #: How long the agent's own command must live to count as started, in seconds.
 _SETTLE = 0.25
@@ -60,6 +63,8 @@ _PRIVILEGED = (
     *(Vantage.PRIVILEGED, Vantage.BYSTANDER, Vantage.NEIGHBOUR),
     *(Vantage.STRANGER, Vantage.COMPANION),
 )
+#: What takes the lab: a guest owns the addresses of its network, and those are IPv4.
+_NOT_BY_A_GUEST = frozenset({Feature.EVERY_ADDRESS, Feature.IPV6})
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _NO_PROXY = "localhost,127.0.0.1,::1"
 
@@ -82,10 +87,29 @@ class _Parts:
 
 
 class EngineBackend:
-    """A :class:`~pytest_bottle.backends.contract.Backend` over an engine."""
+    """A :class:`~pytest_bottle.backends.contract.Backend` over an engine.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: makes networks and guests; it is closed if no backend can be made of it.
+        internet: ``lab``, the engine's own far side; ``guest``, one that is a guest of the engine;
+            ``guest,live``, likewise, and literal public addresses may be sent to.
+
+    Raises:
+        BottleError: the far side could not be made.
+    """
+
+    def __init__(self, engine: Engine, internet: str = "lab") -> None:
         self.engine = engine
+        self._far_side: GuestInternet | None = None
+        if internet != "lab":
+            from pytest_bottle.backends.far_side import GuestInternet
+
+            self._far_side = GuestInternet(engine, literals="live" in internet)
+            try:
+                self._far_side.make()
+            except BaseException:
+                engine.close()
+                raise
         self._numbers = itertools.count(1)
         self._edits = itertools.count(1)
         self._bottles: dict[str, _Parts] = {}
@@ -93,12 +117,24 @@ class EngineBackend:
 
     def describe(self) -> BackendInfo:
         """Name the engine and what it makes possible."""
-        return self.engine.info()
+        info = self.engine.info()
+        features = info.features
+        if self._far_side is not None:
+            features = features - _NOT_BY_A_GUEST | {Feature.LAB}
+        name = "lab" if self._far_side is None else self._far_side.name
+        return info._replace(features=features, detail=f"{info.detail}, {name} internet")
 
     @property
     def internet(self) -> Internet:
-        """What the engine's egress networks lead to."""
-        return self.engine.internet
+        """What the engine's egress networks lead to.
+
+        Raises:
+            NotSupported: the engine has no far side.
+        """
+        internet = self._far_side or self.engine.internet
+        if internet is None:
+            raise NotSupported("the engine has no far side", where=self.engine.info().name)
+        return internet
 
     # -- up and down -------------------------------------------------------------
 
@@ -110,6 +146,8 @@ class EngineBackend:
         """
         if not spec.sidecar.is_reference:
             own_sidecar.check(spec)
+        if self._far_side is not None:
+            self._far_side.check(spec)
         self.engine.check(spec)
         name = f"b{next(self._numbers)}"
         try:
@@ -126,35 +164,56 @@ class EngineBackend:
         parts = _Parts()
         with self._lock:
             self._bottles[name] = parts
-        egress = self._network(name, "egress", spec.egress_subnet)
-        internal = self._network(name, "internal", spec.internal_subnet)
+        made: dict[str, NetworkInfo] = {}
+        far_side = self._far_side
+
+        def network(role: str, subnet: str) -> None:
+            if role == "egress" and far_side is not None:
+                made[role] = far_side.network
+            else:
+                made[role] = self._network(name, role, subnet)
+
+        self.engine.together(
+            lambda: network("egress", spec.egress_subnet),
+            lambda: network("internal", spec.internal_subnet),
+        )
+        egress, internal = made["egress"], made["internal"]
         python = self.engine.python(spec)
+        published = self._published(parts, spec)
         sidecar = self.engine.run_guest(
             GuestRequest(
                 f"{name}-sidecar",
                 (egress.name, internal.name),
                 f"{name}-sidecar",
-                TRUST,
+                trusting(self.engine.authorities),
                 resolver=RESOLVER.host,
                 timeout=spec.timeout,
                 rootfs=spec.rootfs,
+                image=spec.sidecar.image,
+                publishes=_publishing(spec, published),
             )
         )
+        self._require_apart(sidecar)
         proxy = Endpoint(sidecar.addresses[internal.name], spec.sidecar.port)
-        environment = {**_agent_environment(proxy), **spec.environment}
-        # Before the sidecar is served: the two guests start beside each other.
-        agent = self.engine.run_guest(
-            GuestRequest(
-                f"{name}-agent",
-                (internal.name,),
-                f"{name}-agent",
-                environment,
-                timeout=spec.timeout,
-                rootfs=spec.rootfs,
-            )
+        trust = trusting(self.engine.authorities)
+        environment = {**_agent_environment(proxy, trust), **spec.environment}
+        wanted = GuestRequest(
+            f"{name}-agent",
+            (internal.name,),
+            f"{name}-agent",
+            environment,
+            timeout=spec.timeout,
+            rootfs=spec.rootfs,
+            image=spec.image,
         )
-        published = self._published(parts, spec)
-        machine = self._serve(sidecar.name, spec, proxy, published)
+        agents: list[GuestInfo] = []
+        served: list[Endpoint | None] = []
+        # The agent first: where calls are quick the two guests start beside each other.
+        self.engine.together(
+            lambda: agents.append(self.engine.run_guest(wanted)),
+            lambda: served.append(self._serve(sidecar.name, spec, proxy, published)),
+        )
+        (agent,), (machine,) = agents, served
         self.engine.settle((sidecar.name, agent.name))
         parts.guests.update({Vantage.AGENT: agent, Vantage.SIDECAR: sidecar})
         return Topology(
@@ -179,7 +238,8 @@ class EngineBackend:
         publish = spec.publish
         if publish is None or not (publish.target or spec.sidecar.is_reference):
             return None
-        return Endpoint(self._alias(parts, publish), publish.port)
+        alias = self._alias(parts, publish)
+        return Endpoint(alias, publish.port) if alias else None
 
     def _serve(
         self, guest: str, spec: BottleSpec, proxy: Endpoint, published: Endpoint | None
@@ -265,12 +325,15 @@ class EngineBackend:
     def _alias(self, parts: _Parts, publish: PublishedPort) -> str:
         """Choose a loopback alias: what the specification says, or the first free one.
 
-        bot-bottle's pool is 127.0.0.16 to .31 (S23); the spike's .31 comes first.
+        bot-bottle's pool is 127.0.0.16 to .31 (S23); the spike's .31 comes first, and last what
+        every host has. A host may have none that is free: then nothing is published.
         """
         pool = (f"127.0.{block}.{n}" for block in range(16) for n in range(31, 15, -1))
         with self._lock:
             taken = {other.alias for other in self._bottles.values()}
-            parts.alias = publish.address or next(alias for alias in pool if alias not in taken)
+            parts.alias = publish.address or self.engine.loopback(
+                [alias for alias in (*pool, "127.0.0.1") if alias not in taken], publish.port
+            )
             return parts.alias
 
     def down(self, topology: Topology) -> None:
@@ -334,25 +397,37 @@ class EngineBackend:
 
     def _attach(self, topology: Topology, vantage: Vantage) -> GuestInfo:
         name, rootfs = f"{topology.id}-{vantage.value}", topology.spec.rootfs
+        networks: tuple[str, ...]
         if vantage in (Vantage.PRIVILEGED, Vantage.BYSTANDER):
             networks = (topology.internal.name,)
             request = GuestRequest(name, networks, name, rootfs=rootfs)
         elif vantage in (Vantage.OPEN, Vantage.NEIGHBOUR):
             networks = (topology.egress.name,)
-            request = GuestRequest(name, networks, name, TRUST, RESOLVER.host, rootfs=rootfs)
+            trust = trusting(self.engine.authorities)
+            request = GuestRequest(name, networks, name, trust, RESOLVER.host, rootfs=rootfs)
         elif vantage in (Vantage.STRANGER, Vantage.COMPANION):
             networks = (self._strangers(topology),)
             request = GuestRequest(name, networks, name, rootfs=rootfs)
+        elif vantage is Vantage.REVERSED:
+            networks = (topology.internal.name, topology.egress.name)
+            request = GuestRequest(name, networks, name, rootfs=rootfs)
         else:
             raise ConfigurationError("nothing can be attached there", where=vantage.value)
+        image = topology.spec.image
+        request = request._replace(image=image, privileged=vantage in _PRIVILEGED)
         try:
             guest = self.engine.run_guest(request)
+            self._require_apart(guest)
             self.engine.settle((name,))
         except BaseException:
             with contextlib.suppress(TransportError):
                 self.engine.remove_guests((name,))
             raise
         return guest
+
+    def _require_apart(self, guest: GuestInfo) -> None:
+        if self._far_side is not None:
+            self._far_side.require_apart(guest)
 
     def _strangers(self, topology: Topology) -> str:
         """Give the network beside a bottle's own; make it first if need be."""
@@ -382,6 +457,7 @@ class EngineBackend:
         """Do harm to the sidecar, or let something happen to the agent or the host."""
         guests = {
             Fault.RESTART_AGENT: topology.agent.name,
+            Fault.STOP_AGENT: topology.agent.name,
             Fault.CONNECT_AGENT: topology.agent.name,
             Fault.RELOAD_FIREWALL: HOST,
         }
@@ -423,15 +499,29 @@ class EngineBackend:
 
     def trust(self) -> str:
         """Make the far side's certificates valid in every guest."""
-        return self.engine.trust()
+        return self.engine.trust() if self._far_side is None else self._far_side.trust()
 
     def inventory(self) -> frozenset[Resource]:
         """List what exists on the host."""
-        return self.engine.inventory()
+        with contextlib.nullcontext() if self._far_side is None else self._far_side.quiet():
+            return self.engine.inventory()
 
     def close(self, *, keep: bool = False) -> str:
         """End the engine's session, or keep it and say how to enter it."""
+        if self._far_side is not None:
+            self._far_side.close()
         return self.engine.close(keep=keep)
+
+
+def trusting(file: str) -> dict[str, str]:
+    """Give the variables by which programs find a file of authorities, each by its own."""
+    return dict.fromkeys(_TRUST_VARIABLES, file)
+
+
+def _publishing(spec: BottleSpec, published: Endpoint | None) -> Publishing | None:
+    if published is None or spec.publish is None:
+        return None
+    return Publishing(published, spec.publish.machine_port)
 
 
 def _lacks(spec: BottleSpec, published: Endpoint | None) -> frozenset[Feature]:
@@ -453,12 +543,12 @@ def _proxy_config(spec: BottleSpec) -> dict[str, object]:
     }
 
 
-def _agent_environment(proxy: Endpoint) -> dict[str, str]:
+def _agent_environment(proxy: Endpoint, trust: Mapping[str, str]) -> dict[str, str]:
     """The agent's variables: the proxy's in both cases, for programs differ in which they read."""
     url = f"http://{proxy}"
     variables = dict.fromkeys(_PROXY_VARIABLES, url) | {"NO_PROXY": _NO_PROXY}
     return {
         **variables,
         **{name.lower(): value for name, value in variables.items()},
-        **TRUST,
+        **trust,
     }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.command.answers import Net
 from pytest_bottle.backends.contract import Vantage
-from pytest_bottle.backends.engine_backend import RESOLVER, TRUST
+from pytest_bottle.backends.engine_backend import RESOLVER, trusting
 from pytest_bottle.backends.engines.contract import GuestRequest
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.errors import BringUpError
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pytest_bottle.internet.contract import Internet
 
 #: The authorities of this machine, in whose place the lab's are put.
-_BUNDLE = TRUST["SSL_CERT_FILE"]
+_BUNDLE = NetnsEngine.authorities
+_TRUST = trusting(_BUNDLE)
 #: Makes the mount namespace, and holds it until its standard input ends. Whatever would ask the
 #: real machine for a name, by a UNIX socket, is covered: names are the lab's affair.
 _HOLD = """set -e
@@ -98,7 +99,7 @@ class Machine:
     @property
     def environment(self) -> Mapping[str, str]:
         """Variables that lead programs to the lab's authority."""
-        return TRUST if os.path.exists(_BUNDLE) else {}
+        return _TRUST if os.path.exists(_BUNDLE) else {}
 
     def way_in(self, folder: str) -> list[str]:
         """What to put before a command line, so that it runs here."""
@@ -138,7 +139,7 @@ class Machines:
     def _run_guest(self, name: str, network: str, stack: contextlib.ExitStack) -> GuestInfo:
         stack.callback(self._engine.remove_guests, (name,))
         guest = self._engine.run_guest(
-            GuestRequest(name, (network,), "machine", TRUST, resolver=RESOLVER.host)
+            GuestRequest(name, (network,), "machine", _TRUST, resolver=RESOLVER.host)
         )
         self._engine.settle((name,))
         return guest

@@ -44,7 +44,7 @@ SAID = (Feature.PUBLISH, Feature.IPV6, Feature.HOST_APART, Feature.TRANSPARENT, 
 #: Words of a bottle that ``up`` may or may not understand.
 WORDS = ("command", "image", "rootfs", "networks")
 #: What a machine inside the lab has by itself.
-OF_THE_LAB = frozenset({Feature.LAB, Feature.OPEN_GUEST, Feature.IPV6})
+OF_THE_LAB = frozenset({Feature.LAB, Feature.EVERY_ADDRESS, Feature.OPEN_GUEST, Feature.IPV6})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_bottle.backends.contract import (
         BackendInfo,
@@ -58,6 +58,18 @@ class ForwardRequest(NamedTuple):
     timeout: float = 30.0
 
 
+class Publishing(NamedTuple):
+    """A port that a guest is going to publish: most engines have to know when they make it.
+
+    Attributes:
+        at: where at the bottle's host.
+        machine_port: as for :class:`SidecarRequest`.
+    """
+
+    at: Endpoint
+    machine_port: int = 0
+
+
 class GuestRequest(NamedTuple):
     """An idle guest, as an engine is to run it, on these networks in this order (S11).
 
@@ -66,6 +78,10 @@ class GuestRequest(NamedTuple):
     ``rootfs`` is the folder of this machine that its file system is made of, where an engine can do
     that; empty for the engine's own. All guests of a bottle are made of the same, the reference
     sidecar's too: one interpreter serves at every vantage point (:attr:`Topology.python`).
+    ``image`` is likewise the image that it is made of, where an engine has images; empty for ours.
+    ``privileged`` says that commands in it may be run with NET_ADMIN and NET_RAW.
+    ``publishes`` is the port that :meth:`Engine.run_sidecar` or :meth:`Engine.forward` will be
+    asked to publish.
     """
 
     name: str
@@ -75,6 +91,9 @@ class GuestRequest(NamedTuple):
     resolver: str | None = None
     timeout: float = 30.0
     rootfs: str = ""
+    image: str = ""
+    privileged: bool = False
+    publishes: Publishing | None = None
 
 
 class Engine(Protocol):
@@ -84,8 +103,19 @@ class Engine(Protocol):
         """Name the engine, its version and the features it makes possible."""
 
     @property
-    def internet(self) -> Internet:
-        """What its egress networks lead to."""
+    def internet(self) -> Internet | None:
+        """The far side that its egress networks lead to.
+
+        None where it has none of its own, as on a Mac: there the far side is one more guest, and
+        :class:`~pytest_bottle.backends.engine_backend.EngineBackend` makes it
+        (:mod:`pytest_bottle.backends.far_side`) of the methods below: a network with the subnet
+        192.88.99.0/24, not internal, a guest on it, and ``start`` and ``exec`` in that as
+        ``privileged`` (NET_ADMIN and NET_RAW).
+        """
+
+    @property
+    def authorities(self) -> str:
+        """The file in a guest that holds the authorities its programs trust."""
 
     def check(self, spec: BottleSpec) -> None:
         """Refuse a bottle that this engine cannot make, before anything of it exists.
@@ -96,6 +126,19 @@ class Engine(Protocol):
 
     def python(self, spec: BottleSpec) -> str:
         """Tell the interpreter in every guest of such a bottle, one that :meth:`check` let pass."""
+
+    def together(self, *calls: Callable[[], object]) -> None:
+        """Make independent calls, beside each other where that saves time.
+
+        Raises:
+            BottleError: what the first of those that failed says; all have ended by then.
+        """
+
+    def loopback(self, candidates: Sequence[str], port: int) -> str:
+        """Choose the first of these loopback addresses at which the host can publish a port.
+
+        Empty if there is none: the host has not the address, or somebody listens there.
+        """
 
     def create_network(self, name: str, *, internal: bool, subnet: str = "") -> NetworkInfo:
         """Make a network; without a subnet (IPv4, CIDR form) the engine chooses a free one.
@@ -184,8 +227,15 @@ class Engine(Protocol):
             TransportError: there is no such guest, or the harm could not be done.
         """
 
-    def trust(self) -> str:
-        """Make the far side's certificates valid in every guest; tell the file they are in."""
+    def trust(self, authority: str = "") -> str:
+        """Make the far side's certificates valid in every guest; tell the file they are in.
+
+        It holds for guests that run now, and for those that come later. It is called before the
+        first use of TLS, perhaps more than once with the same text.
+
+        Args:
+            authority: a certificate (PEM) to trust; empty for the engine's own far side's.
+        """
 
     def inventory(self) -> frozenset[Resource]:
         """List what exists on the host."""
