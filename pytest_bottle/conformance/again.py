@@ -20,7 +20,8 @@ def net_01(backend: Backend, topology: Topology) -> list[Judged]:
     checks = [check for check in all_checks() if check.id in _CHECKS]
     evidence = survey.conduct(backend, topology, checks)
     unmet = conditions.broken_probe(evidence) or conditions.broken_path(evidence)
-    return ruling.judge_claims(evidence, "NET-01", unmet)
+    judged = ruling.judge_claims(evidence, "NET-01", unmet)
+    return [one for one in judged if one.claim.witnessed]  # whether it leaves, not what comes back
 
 
 def told(judged: list[Judged]) -> str:

@@ -249,7 +249,7 @@ class Bench:
         """
         check = self.current.id
         swept = ruling.judge_sweeps(self.evidence, check, self.unmet())
-        verdict, seen, facts = ruling.rule(self.judged(check), swept)
+        verdict, seen, facts = ruling.rule(self.judged(check), swept, two_way=self.current.two_way)
         if verdict is Verdict.VIOLATED:
             raise self.violation(seen, facts)
         if verdict is not Verdict.PASSED:

@@ -83,9 +83,12 @@ def barrage(bench: Bench, seconds: float) -> Boot:
     # A recursive question for the address of <nonce>.test (RFC 1035, section 4).
     question = struct.pack("!6HB", 1, 0x0100, 1, 0, 0, 0, 32).hex(), (b"\4test\0\0\1\0\1").hex()
     orders = {
-        "tcp": [[fresh(), 443], [fresh(), 80]],
-        "udp": [[fresh(), 443, "", ""], [fresh(), 53, *question]],
-        "ping": fresh(),
+        "tcp": [[fresh(at=("tcp", port)), port] for port in (443, 80)],
+        "udp": [
+            [fresh(at=("udp", 443)), 443, "", ""],
+            [fresh(at=("udp", 53)), 53, *question],
+        ],
+        "ping": fresh(at=("icmp", 0)),
         "seconds": seconds,
     }
     return Boot(orders)

@@ -49,14 +49,16 @@ class Sheet:
     """A far side on paper: it gives addresses, and hears nothing."""
 
     name = "paper"
+    literals = True
 
     def __init__(self) -> None:
         self._given = 0
         self._names: dict[str, tuple[str, str]] = {}
         self.words: dict[str, str] = dict(WORDS)
 
-    def fresh_address(self, family: int = 4) -> str:
+    def fresh_address(self, family: int = 4, at: tuple[str, int] | None = None) -> str:
         """Give an address of its own."""
+        del at
         self._given += 1
         # Benchmarks (RFC 2544) have more addresses than documentation.
         four = f"198.18.{self._given // 250}.{self._given % 250 + 1}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature, User, Vantage
@@ -58,6 +59,8 @@ class Claim:
     ear: Vantage | None = None
     unmet: str = ""
     optional: bool = False
+    witnessed: bool = True
+    """Whether a witness is where it goes to; if not, an answer to its mirror is the control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,8 @@ class Plan:
     sweeps: list[Sweep] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
-    _given: set[str] = field(default_factory=set)
-    _twins: dict[str, str] = field(default_factory=dict)
+    _given: set[tuple[str, tuple[str, int] | None]] = field(default_factory=set)
+    _twins: dict[tuple[str, Key], str] = field(default_factory=dict)
 
     def target(self, family: int = 4) -> str:
         """Hand out an address of the far side that nobody else is sent to.
@@ -114,15 +117,26 @@ class Plan:
         Raises:
             ConfigurationError: the far side has no further one: two would be taken for each other.
         """
-        host = self.internet.fresh_address(family)
-        if host in self._given:
+        return self._hand_out(family, None)
+
+    def at(self, protocol: str, port: int = 0, family: int = 4) -> str:
+        """Hand out an address to which nobody else sends this, for a stimulus of no other kind.
+
+        Raises:
+            ConfigurationError: as for :meth:`target`.
+        """
+        return self._hand_out(family, (protocol, port))
+
+    def _hand_out(self, family: int, at: tuple[str, int] | None) -> str:
+        host = self.internet.fresh_address(family, at)
+        if not {(host, None), (host, at)}.isdisjoint(self._given):
             raise ConfigurationError(
                 "the survey needs more addresses than the far side has",
                 where=f"internet {self.internet.name}",
                 expected=f"more than {len(self._given)} addresses, none twice",
-                seen=f"{host} again",
+                seen=f"{host} again{f' for {at[0]}/{at[1]}' if at else ''}",
             )
-        self._given.add(host)
+        self._given.add((host, at))
         return host
 
     def block(
@@ -144,9 +158,25 @@ class Plan:
         shot = Shot(name, vantage, stimulus, user, via)
         self.claims.append(Claim(check, shot, mirror, unmet=unmet))
         if vantage is Vantage.AGENT and Feature.EXEC_ROOT in self.features:
-            twin = aimed_at(stimulus, self._twin(stimulus.host))
+            twin = aimed_at(stimulus, self._twin(stimulus))
             shot = Shot(f"{name} as root", vantage, twin, User.ROOT)
             self.claims.append(Claim(check, shot, mirror))
+
+    def block_literals(self, check: str, vantage: Vantage, *stimuli: Stimulus) -> None:
+        """Claim that nothing comes back from public addresses at which nobody of ours listens.
+
+        Only where they may be sent to. The control is the sidecar, which gets an answer.
+        """
+        if Feature.EVERY_ADDRESS in self.features or not self.internet.literals:
+            return
+        users = [User.AGENT, *([User.ROOT] if Feature.EXEC_ROOT in self.features else [])]
+        for stimulus in stimuli:
+            name = f"{check} {vantage.value} {describe(stimulus)}"
+            sent = sendable(stimulus)
+            mirror = Shot(f"{name} (sidecar)", Vantage.SIDECAR, sent, User.AGENT)
+            for user in users if vantage is Vantage.AGENT else [User.AGENT]:
+                shot = Shot(f"{name} as {user.value}", vantage, stimulus, user)
+                self.claims.append(Claim(check, shot, mirror, witnessed=False))
 
     def block_like(self, check: str, stimulus: Stimulus, mirrored: Stimulus) -> None:
         """Claim what :meth:`block` does for the agent, with a mirror to such an address too.
@@ -160,11 +190,23 @@ class Plan:
             shot = Shot(f"{name} as {user.value}", Vantage.AGENT, stimulus, user)
             self.claims.append(Claim(check, shot, mirror))
 
-    def _twin(self, host: str) -> str:
+    def _twin(self, stimulus: Stimulus) -> str:
         """Give root an address of its own for each that the agent was given."""
-        if host in self._given and host not in self._twins:
-            self._twins[host] = self.target(6 if ":" in host else 4)
-        return self._twins.get(host, host)
+        host, key = stimulus.host, stimulus.key
+        if self._given.isdisjoint({(host, None), (host, key[1:])}):
+            return host
+        if (host, key) not in self._twins:
+            self._twins[host, key] = self.at(*key[1:], key.family)
+        return self._twins[host, key]
+
+    def outer_hop(self, host: str) -> str:
+        """Tell to whom a guest on the egress network hands what is for an address of the far side.
+
+        To the gateway, or to the far side itself where that is on the same network.
+        """
+        egress = self.topology.egress
+        on_link = ip_address(host) in ip_network(egress.subnet)
+        return host if on_link else egress.gateway
 
     def unmet(self, via: str) -> str:
         """Say why nothing can be handed to a next hop; empty if it can."""
@@ -175,7 +217,8 @@ class Plan:
     def _mirrored(self, stimulus: Stimulus) -> Stimulus:
         if isinstance(stimulus, Web) and not stimulus.host:
             return stimulus  # goes where the name leads; the nonce in it tells the two apart
-        return aimed_at(sendable(stimulus), self.target(stimulus.key.family))
+        sent = sendable(stimulus)
+        return aimed_at(sent, self.at(*sent.key[1:], sent.key.family))
 
     def block_inside(self, check: str, vantage: Vantage, ear: Vantage, via: str) -> None:
         """Claim that no TCP, UDP or echo request reaches a guest by a next hop.
@@ -212,7 +255,7 @@ class Plan:
 
     def keys(self) -> list[Key]:
         """Every family, protocol and port that a claim says is blocked towards the far side."""
-        return sorted({c.shot.stimulus.key for c in self.claims if c.ear is None})
+        return sorted({c.shot.stimulus.key for c in self.claims if c.ear is None and c.witnessed})
 
     def beats(self, when: str) -> list[Shot]:
         """Let the sidecar speak once for each key, each time to an address of its own."""
@@ -220,7 +263,7 @@ class Plan:
         for key in self.keys():
             if key.protocol not in BEATEN:
                 continue
-            host = self.target(key.family)
+            host = self.at(*key[1:], key.family)
             kinds: dict[str, Stimulus] = {
                 "tcp": Tcp(host, key.port),
                 "udp": Udp(host, key.port),

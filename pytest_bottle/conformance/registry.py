@@ -60,6 +60,8 @@ class Check:
         stimuli: what the survey fires for it; None when it acts by itself.
         apart: it breaks bottles of its own, or runs pytest itself, and takes its time; so it comes
             last, and runs beside others of its kind.
+        two_way: it asks for answers too, so that it can be asked at an address without a witness
+            as well (``--bottle-internet=guest,live``).
         alone: none runs beside it, for it would see what others do: it looks at the whole
             inventory, or at traffic that is not told by a nonce or an address of its own.
     """
@@ -76,6 +78,7 @@ class Check:
     stimuli: Stimuli | None
     apart: bool = False
     alone: bool = False
+    two_way: bool = False
 
 
 _CHECKS: dict[str, Check] = {}
@@ -93,6 +96,7 @@ def check(
     stimuli: Stimuli | None = None,
     apart: bool = False,
     alone: bool = False,
+    two_way: bool = False,
 ) -> Callable[[Body], Body]:
     """Register the function below as the body of a check; its docstring is the requirement."""
 
@@ -116,6 +120,7 @@ def check(
             stimuli,
             apart,
             alone,
+            two_way,
         )
         return body
 

@@ -18,8 +18,9 @@ from pytest_bottle.conformance.plan import Claim, describe
 from pytest_bottle.conformance.registry import Check, Level, Severity, Witness
 from pytest_bottle.conformance.rounds import Asked, arrivals
 from pytest_bottle.conformance.ruling import Judged
-from pytest_bottle.errors import BottleError, Facts
+from pytest_bottle.errors import BottleError, Facts, NotSupported
 from pytest_bottle.firing import Operation, fire
+from pytest_bottle.internet.zone import is_of_far_side
 from pytest_bottle.stimulus import Icmp, Shot, Tcp, Udp, new_nonce, sendable
 from pytest_bottle.verdict import Finding, judge
 
@@ -53,6 +54,8 @@ def _check_of(row: Row) -> Check:
         needs.add(Feature.PRIVILEGED_PROBE)
     if row.target.family == 6:
         needs.add(Feature.IPV6)
+    if not row.target.is_name and not is_of_far_side(row.target.host):
+        needs.add(Feature.EVERY_ADDRESS)  # else its controls would be sent to the real one
     return Check(
         row.id,
         row.title,
@@ -83,7 +86,7 @@ def _requirement(row: Row) -> str:
 def _ask(plan: Plan, *, row: Row) -> None:
     """Plan what a row asks directly."""
     try:
-        hosts = _addresses(plan.internet, row)
+        hosts = _addresses(plan.internet, row, plan.features)
     except BottleError as error:
         plan.refusals[row.id] = _no_address(row, error)
         return
@@ -94,9 +97,19 @@ def _ask(plan: Plan, *, row: Row) -> None:
             plan.asked += _asked(plan, row, stimulus)
 
 
-def _addresses(internet: Internet, row: Row) -> tuple[str, ...]:
+def _addresses(internet: Internet, row: Row, features: frozenset[Feature]) -> tuple[str, ...]:
+    """Tell where a row's target is; a name may lead to an address that nobody of ours owns.
+
+    Raises:
+        BottleError: the far side has no address for it, or not one of its own.
+    """
     host = row.target.host
-    return internet.adopt(host) if row.target.is_name else (host,)
+    hosts = internet.adopt(host) if row.target.is_name else (host,)
+    if Feature.EVERY_ADDRESS in features:
+        return hosts
+    if not is_of_far_side(hosts[0]):
+        raise NotSupported(f"{host} is at {hosts[0]}, which is not the far side's", where=row.id)
+    return hosts[:1]
 
 
 def _no_address(row: Row, error: BottleError) -> str:
@@ -193,7 +206,7 @@ def _came(one: Judged) -> bool:
 def _through_the_proxy(bench: Bench, *, row: Row) -> str:
     internet = bench.backend.internet
     try:
-        hosts = _addresses(internet, row)
+        hosts = _addresses(internet, row, bench.features)
     except BottleError as error:
         raise bench.inconclusive(_no_address(row, error)) from None
     unmet = bench.unmet()

@@ -13,7 +13,7 @@ from pytest_bottle.conformance import telling
 from pytest_bottle.conformance.inside import uncounted, visited
 from pytest_bottle.conformance.plan import BEATEN
 from pytest_bottle.errors import UNKNOWN, Facts
-from pytest_bottle.verdict import Finding, Verdict, combine, is_leak, judge
+from pytest_bottle.verdict import ANSWERED_OUTCOMES, Finding, Verdict, combine, is_leak, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +57,12 @@ class Ruling(NamedTuple):
     facts: Facts = UNKNOWN
 
 
-def rule(judged: Sequence[Judged], swept: Sequence[Swept]) -> Ruling:
-    """Say what all claims and sweeps of a check come to."""
+def rule(judged: Sequence[Judged], swept: Sequence[Swept], *, two_way: bool = False) -> Ruling:
+    """Say what all claims and sweeps of a check come to; ``two_way`` is as for ``combine``."""
     eaten = [one.claim.shot.name for one in judged if one.eaten]
     judged = [one for one in judged if not one.eaten]
     everything: list[Judged | Swept] = [*swept, *judged]
-    verdict = combine(one.finding for one in everything)
+    verdict = combine((one.finding for one in everything), two_way=two_way)
     if verdict is Verdict.VIOLATED:
         return Ruling(verdict, *_leaks(judged, swept))
     if verdict is not Verdict.PASSED:
@@ -106,7 +106,12 @@ def judge_claim(evidence: Evidence, claim: Claim, unmet: str) -> Judged:
     volley = evidence.volley
     shot, mirror = claim.shot, claim.mirror
     found: tuple[Heard, ...] = ()
-    if claim.ear is None:
+    if not claim.witnessed:
+        # The address is everybody's: only the nonce tells, and a bare SYN has none.
+        found = tuple(r for r in evidence.since_opened if shot.nonce.encode() in r.payload.lower())
+        is_heard, deaf = bool(found), ""
+        control = volley.echo(mirror.name) or volley.outcome(mirror.name) in ANSWERED_OUTCOMES
+    elif claim.ear is None:
         found = tuple(evidence.recording.of(shot))
         is_heard, deaf = bool(found), _deaf(evidence, claim)
         control = reached(evidence, mirror)
@@ -122,7 +127,7 @@ def judge_claim(evidence: Evidence, claim: Claim, unmet: str) -> Judged:
     if not why and outcome in (None, "tool-error"):
         why = f"no usable record: {volley.records.get(shot.name) or volley.failures}"
     echo = volley.echo(shot.name)
-    finding = judge(outcome, echo=echo, heard=is_heard, controls=not why)
+    finding = judge(outcome, echo=echo, heard=is_heard, controls=not why, witnessed=claim.witnessed)
     eaten = claim.optional and not control and not is_leak(finding)
     return Judged(claim, finding, outcome, found, why, eaten)
 

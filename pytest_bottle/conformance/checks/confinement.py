@@ -54,11 +54,19 @@ def _nest(bench: Bench, user: User) -> str:
     fresh = bench.backend.internet.fresh_address
     shapes = {"tcp": 443, "udp": 443}
     tries = [
-        attempt(f"{kind}/{port} from inside", Vantage.AGENT, _to(kind, fresh(), port), user)
+        attempt(
+            f"{kind}/{port} from inside",
+            Vantage.AGENT,
+            _to(kind, fresh(at=(kind, port)), port),
+            user,
+        )
         for kind, port in shapes.items()
     ]
     outer = attempt(
-        "udp/443 by a socket from outside", Vantage.AGENT, _to("udp", fresh(), 443), user
+        "udp/443 by a socket from outside",
+        Vantage.AGENT,
+        _to("udp", fresh(at=("udp", 443)), 443),
+        user,
     )
     start = bench.backend.internet.mark()
     what = {"kind": "nest", "operations": [o.what for o in tries], "outer": outer.what}

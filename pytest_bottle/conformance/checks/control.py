@@ -108,6 +108,8 @@ def _at_the_gateway(bench: Bench) -> str:
 
 
 def _elsewhere(bench: Bench) -> str:
+    if Feature.EVERY_ADDRESS not in bench.features:
+        return "elsewhere: not asked, for nobody can tell what is at these addresses"
     tries = _tcp(bench, _ELSEWHERE)
     mark = bench.backend.internet.mark()
     volley = fire(bench.backend, bench.topology, tries, NEARBY)

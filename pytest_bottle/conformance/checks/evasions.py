@@ -27,12 +27,12 @@ def _block(
     *,
     optional: bool = False,
 ) -> None:
-    """Claim that a packet does not get out; the control is the neighbour's by its own gateway."""
+    """Claim that a packet does not get out; the control is the neighbour's by its own next hop."""
     own = vantage is Vantage.PRIVILEGED
     via = plan.topology.internal.gateway if own else ""
     user = User.ROOT if own else User.AGENT
     name = f"{check} {vantage.value} {describe(stimulus)}{via and f' via {via}'}"
-    outer = plan.topology.egress.gateway
+    outer = plan.outer_hop(mirrored.host)
     mirror = Shot(f"{name} (neighbour)", Vantage.NEIGHBOUR, mirrored, User.ROOT, outer)
     shot = Shot(name, vantage, stimulus, user, via)
     claim = Claim(check, shot, mirror, unmet=plan.unmet(via), optional=optional)
@@ -40,7 +40,7 @@ def _block(
 
 
 def _crafted(plan: Plan, check: str, packet: Crafted, *, optional: bool = False) -> None:
-    _block(plan, check, packet, replace(packet, host=plan.target()), optional=optional)
+    _block(plan, check, packet, replace(packet, host=plan.at(*packet.key[1:])), optional=optional)
 
 
 def _drawn(count: int) -> list[int]:
@@ -52,10 +52,10 @@ def _drawn(count: int) -> list[int]:
 
 def _handshakes(plan: Plan) -> None:
     for port, source in zip((443, *_drawn(3)), _drawn(4), strict=True):
-        plan.block("NET-06", Vantage.AGENT, Tcp(plan.target(), port, source=source))
-        _crafted(plan, "NET-06", Crafted(plan.target(), "tcp", port, source=source))
-    plan.block("NET-06", Vantage.AGENT, Tcp(plan.target(), 443, fast=True))
-    _crafted(plan, "NET-06", Crafted(plan.target(), "tcp", 443, "fast-open"))
+        plan.block("NET-06", Vantage.AGENT, Tcp(plan.at("tcp", port), port, source=source))
+        _crafted(plan, "NET-06", Crafted(plan.at("tcp", port), "tcp", port, source=source))
+    plan.block("NET-06", Vantage.AGENT, Tcp(plan.at("tcp", 443), 443, fast=True))
+    _crafted(plan, "NET-06", Crafted(plan.at("tcp", 443), "tcp", 443, "fast-open"))
 
 
 @check(
@@ -84,9 +84,12 @@ _PROTOCOLS = ("2", "4", "41", "47", "50", "132", "253")
 
 def _protocols(plan: Plan) -> None:
     for protocol in _PROTOCOLS:
-        packet = Crafted(plan.target(), protocol)
+        packet = Crafted(plan.at(protocol), protocol)
         _crafted(plan, "NET-07", packet, optional=True)
-        own, mirrored = Ip(plan.target(), protocol), replace(packet, host=plan.target())
+        own, mirrored = (
+            Ip(plan.at(protocol), protocol),
+            replace(packet, host=plan.at(*packet.key[1:])),
+        )
         _block(plan, "NET-07", own, mirrored, Vantage.AGENT, optional=True)
 
 
@@ -114,18 +117,20 @@ def no_other_protocol(bench: Bench) -> str:
 
 def _evasions(plan: Plan) -> None:
     for source in (53, 80, 123):
-        plan.block("NET-08", Vantage.AGENT, Tcp(plan.target(), 443, source=source))
-        plan.block("NET-08", Vantage.AGENT, Udp(plan.target(), 443, source=source))
+        plan.block("NET-08", Vantage.AGENT, Tcp(plan.at("tcp", 443), 443, source=source))
+        plan.block("NET-08", Vantage.AGENT, Udp(plan.at("udp", 443), 443, source=source))
         for protocol in ("tcp", "udp"):
-            _crafted(plan, "NET-08", Crafted(plan.target(), protocol, 443, source=source))
+            _crafted(plan, "NET-08", Crafted(plan.at(protocol, 443), protocol, 443, source=source))
     for protocol in ("tcp", "udp"):
         for trick in ("tiny", "overlap", "short-lived"):
-            _crafted(plan, "NET-08", Crafted(plan.target(), protocol, 443, trick))
-        routed = Crafted(plan.target(), protocol, 443, "source-route")
+            _crafted(plan, "NET-08", Crafted(plan.at(protocol, 443), protocol, 443, trick))
+        routed = Crafted(plan.at(protocol, 443), protocol, 443, "source-route")
         _crafted(plan, "NET-08", routed, optional=True)
-        spoofed = Crafted(plan.target(), protocol, 443, sender=plan.topology.sidecar_address)
+        spoofed = Crafted(
+            plan.at(protocol, 443), protocol, 443, sender=plan.topology.sidecar_address
+        )
         outer = plan.topology.sidecar_outer_address
-        _block(plan, "NET-08", spoofed, replace(spoofed, host=plan.target(), sender=outer))
+        _block(plan, "NET-08", spoofed, replace(spoofed, host=plan.at(protocol, 443), sender=outer))
 
 
 @check(

@@ -149,19 +149,23 @@ def _require_no_new_privileges(bench: Bench, topology: Topology, user: User) -> 
 def _require_no_gain(bench: Bench, topology: Topology) -> str:
     """Let the agent run what would gain; plain ``cat`` tells what it has without."""
     folder = f"/tmp/bottle-{uuid.uuid4().hex}"  # noqa: S108 - in the guest, and nobody else's
-    planted = _ask(bench, topology, User.ROOT, {"kind": "plant", "folder": folder})
+    asking = [["sudo", "-n", "cat", _STATUS], ["su", "root", "-c", f"cat {_STATUS}"]]
+    try:
+        planted = _ask(bench, topology, User.ROOT, {"kind": "plant", "folder": folder})
+        copies = [path for path, did in planted.get("answers", {}).items() if did == "done"]
+        plain = [["cat", _STATUS], *([path, _STATUS] for path in copies)]
+        records = _at_once(
+            bench,
+            topology,
+            {"kind": "gains", "programs": plain, "deadline": 5.0},
+            {"kind": "gains", "programs": asking, "deadline": _PATIENCE},
+            {"kind": "find-setuid", "folders": _FOLDERS, "deadline": 2.0},
+        )
+    finally:
+        # A sandbox may share this folder with its machine: there it would be a way to gain.
+        _ask(bench, topology, User.ROOT, {"kind": "uproot", "folder": folder})
     if "answers" not in planted:
         raise bench.inconclusive(f"no program could be planted: {planted}")
-    copies = [path for path, answer in planted["answers"].items() if answer == "done"]
-    plain = [["cat", _STATUS], *([path, _STATUS] for path in copies)]
-    asking = [["sudo", "-n", "cat", _STATUS], ["su", "root", "-c", f"cat {_STATUS}"]]
-    records = _at_once(
-        bench,
-        topology,
-        {"kind": "gains", "programs": plain, "deadline": 5.0},
-        {"kind": "gains", "programs": asking, "deadline": _PATIENCE},
-        {"kind": "find-setuid", "folders": _FOLDERS, "deadline": 2.0},
-    )
     said = [*records[0].get("said", []), *records[1].get("said", [])]
     powers = [_power(one) for one in said]
     if len(said) != len(plain) + len(asking) or not powers[0]:

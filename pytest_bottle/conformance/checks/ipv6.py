@@ -64,11 +64,11 @@ def _block_frames(plan: Plan, hop: str) -> None:
 def block_frame(plan: Plan, check: str, frame: Frame, hop: str) -> None:
     """Claim that a packet which a privileged probe hands to a next hop does not get out.
 
-    The control is the same packet from the neighbour, handed to the egress network's gateway.
+    The control is the same packet from the neighbour, handed to its own next hop.
     """
     name = f"{check} privileged {describe(frame)} via {hop}"
-    control = aimed_at(frame, plan.target(frame.key.family))
-    outer = plan.topology.egress.gateway
+    control = aimed_at(frame, plan.at(*frame.key[1:], frame.key.family))
+    outer = plan.outer_hop(control.host)
     mirror = Shot(f"{name} (neighbour)", Vantage.NEIGHBOUR, control, User.ROOT, outer)
     shot = Shot(name, Vantage.PRIVILEGED, frame, User.ROOT, hop)
     silent = "" if hop in plan.neighbours else f"the next hop {hop} does not answer ARP"

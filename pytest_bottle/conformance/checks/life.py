@@ -137,10 +137,15 @@ def _try(bench: Bench, fault: Fault, number: int) -> _Tries:
     for shape in (*shapes, Icmp("::")):
         label = f"{shape.key.protocol}/{shape.key.port} {name}"
         shots += [
-            Shot(f"{label} as {user.value}", Vantage.AGENT, aimed_at(shape, fresh()), user)
+            Shot(
+                f"{label} as {user.value}",
+                Vantage.AGENT,
+                aimed_at(shape, fresh(at=shape.key[1:])),
+                user,
+            )
             for user in users
         ]
-        mirror = aimed_at(shape, fresh())
+        mirror = aimed_at(shape, fresh(at=shape.key[1:]))
         mirrors.append(Shot(f"{label} (open)", Vantage.OPEN, mirror, User.AGENT))
     what = {"kind": "http", "proxy": "environment", "deadline": _DEADLINE}
     fetches = [
@@ -151,7 +156,9 @@ def _try(bench: Bench, fault: Fault, number: int) -> _Tries:
 
 
 def _rounds(bench: Bench) -> int:
-    return _ROUNDS_THOROUGH if bench.thorough else _ROUNDS
+    # A far side with few addresses has none for so many.
+    many = bench.thorough and Feature.EVERY_ADDRESS in bench.features
+    return _ROUNDS_THOROUGH if many else _ROUNDS
 
 
 def _suffer(bench: Bench, fault: Fault) -> _Aftermath:

@@ -83,7 +83,9 @@ def no_query_straight_out(bench: Bench) -> str:
 # -- resolvers that carry names out ----------------------------------------------------------------
 
 #: Where platforms keep helpers: Docker, systemd-resolved, slirp4netns, podman, clouds.
-_HELPERS = ("127.0.0.11", "127.0.0.1", "127.0.0.53", "10.0.2.3", "169.254.1.1", "169.254.169.253")
+_HELPERS = ("127.0.0.11", "127.0.0.1", "127.0.0.53")
+#: Only where the far side owns every address, for else a question to them may leave the machine.
+_HELPERS_BEYOND = ("10.0.2.3", "169.254.1.1", "169.254.169.253")
 _ASKED, _FAR = "DNS-03 agent", "DNS-04 sidecar"
 
 
@@ -136,6 +138,8 @@ def _resolvers_nearby(plan: Plan) -> list[str]:
     beyond = {topology.egress.gateway, topology.sidecar_outer_address, *topology.resolvers}
     if topology.internal.subnet6:
         beyond.add(str(ip_network(topology.internal.subnet6)[1]))
+    if Feature.EVERY_ADDRESS in plan.features:
+        beyond.update(_HELPERS_BEYOND)
     return sorted({*near, *beyond, *_HELPERS})
 
 

@@ -22,12 +22,15 @@ _APPLE = (
 )
 #: The spike's own target; in the lab this address is ours.
 _LITERAL = "1.1.1.1"
+#: Whose certificate the real one shows, for every first label.
+_LITERALS_NAME = "cloudflare-dns.com"
 
 
 def _tcp_literals(plan: Plan) -> None:
     target = plan.target()
     for port in (443, 80):
         plan.block("NET-01", Vantage.AGENT, Tcp(target, port))
+        plan.block_literals("NET-01", Vantage.AGENT, Tcp(_LITERAL, port))
 
 
 @check(
@@ -36,6 +39,7 @@ def _tcp_literals(plan: Plan) -> None:
     needs=_DIRECT,
     evidence=(*_APPLE, "https://github.com/aliyun-fc/fc-docs/pull/76"),
     stimuli=_tcp_literals,
+    two_way=True,
 )
 def no_tcp_to_a_literal(bench: Bench) -> str:
     """A TCP connection from the agent to a public address given as an IP never completes and no SYN
@@ -45,10 +49,12 @@ def no_tcp_to_a_literal(bench: Bench) -> str:
 
 
 def _pings(plan: Plan) -> None:
-    for target in (plan.target(), _LITERAL):
+    for target in (plan.target(), *([_LITERAL] if Feature.EVERY_ADDRESS in plan.features else [])):
         plan.block("NET-02", Vantage.AGENT, Icmp(target))
         plan.block("NET-02", Vantage.AGENT, Icmp(target, raw=True))
         plan.block("NET-02", Vantage.PRIVILEGED, Icmp(target, raw=True))
+    plan.block_literals("NET-02", Vantage.AGENT, Icmp(_LITERAL), Icmp(_LITERAL, raw=True))
+    plan.block_literals("NET-02", Vantage.PRIVILEGED, Icmp(_LITERAL, raw=True))
 
 
 @check(
@@ -62,6 +68,7 @@ def _pings(plan: Plan) -> None:
         "https://github.com/moby/libnetwork/issues/2261",
     ),
     stimuli=_pings,
+    two_way=True,
 )
 def no_echo_request(bench: Bench) -> str:
     """Ping to a public IPv4 address gets no reply and no echo request reaches the far end."""
@@ -73,6 +80,7 @@ def _by_name(plan: Plan) -> None:
     for name in ("allowed.test", "unlisted.test"):
         plan.block("NET-03", Vantage.AGENT, Web("", name))
         plan.block("NET-03", Vantage.AGENT, Web(plan.target(), name))
+    plan.block_literals("NET-03", Vantage.AGENT, Web(_LITERAL, _LITERALS_NAME))
 
 
 @check(
@@ -86,13 +94,14 @@ def _by_name(plan: Plan) -> None:
         _APPLE[0],
     ),
     stimuli=_by_name,
+    two_way=True,
 )
 def no_https_by_name(bench: Bench) -> str:
     """An ordinary client with proxy settings cleared cannot fetch a page by name. The form by name
     alone never passes: it is credited only if NET-01 passed in the same run.
     """
     note = bench.require_blocked()
-    literal = combine(one.finding for one in bench.judged("NET-01"))
+    literal = combine((one.finding for one in bench.judged("NET-01")), two_way=True)
     if literal is not Verdict.PASSED:
         raise bench.inconclusive(f"NET-01 is {literal.value}: a name that fails proves nothing")
     return note
@@ -138,7 +147,7 @@ def _datagrams(plan: Plan) -> None:
     for port in (53, 123, 443, 500, 514, 853, 1900, 3478, 4500, 5353, 51820, *drawn):
         prefix = _QUIC if port == 443 else ""
         plan.block("NET-05", Vantage.AGENT, Udp(target, port, prefix))
-        plan.block("NET-05", Vantage.PRIVILEGED, Udp(plan.target(), port, prefix), via=via)
+        plan.block("NET-05", Vantage.PRIVILEGED, Udp(plan.at("udp", port), port, prefix), via=via)
     plan.sweep("NET-05", "udp", via, [53, *drawn])
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_bottle.conformance.plan import Plan
 
 _DIRECT = frozenset({Feature.LAB, Feature.OPEN_GUEST})
+_EVERYWHERE = _DIRECT | {Feature.EVERY_ADDRESS}
 
 # -- private networks and groups -------------------------------------------------------------------
 
@@ -59,7 +60,7 @@ def _private_addresses(plan: Plan) -> None:
     "NET-10",
     "No private, LAN or link-local destination, unicast or multicast",
     severity=Severity.HIGH,
-    needs=_DIRECT | {Feature.NEIGHBOUR},
+    needs=_EVERYWHERE | {Feature.NEIGHBOUR},
     evidence=(
         "https://github.com/rappdw/sandy/pull/8",
         "https://github.com/docker/docs/pull/25819",
@@ -172,7 +173,7 @@ def _metadata(plan: Plan) -> None:
 @check(
     "NET-11",
     "No cloud metadata",
-    needs=_DIRECT,
+    needs=_EVERYWHERE,
     evidence=(
         "https://github.com/vibed-project/vibeD/pull/87",
         "https://github.com/las-team/lastest/pull/34",

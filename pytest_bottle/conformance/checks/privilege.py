@@ -211,7 +211,9 @@ def filters_are_refused(bench: Bench) -> str:
 
 
 def _still_blocked(bench: Bench, before: list[Judged], after: list[Judged]) -> str:
-    verdicts = [combine(one.finding for one in judged) for judged in (before, after)]
+    verdicts = [
+        combine((one.finding for one in judged), two_way=True) for judged in (before, after)
+    ]
     told = again.told(after)
     if verdicts == [Verdict.PASSED, Verdict.VIOLATED]:
         raise bench.violation(f"NET-01 held before the attempts, and does no longer: {told}")

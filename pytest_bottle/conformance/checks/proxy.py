@@ -204,7 +204,7 @@ def _abuse(plan: Plan) -> None:
         told = tuple(variables.items())
         plan.block("PXY-18", Vantage.AGENT, Web("", _UNLISTED, told))
         if _UNLISTED not in variables.values():  # an address is not of that name
-            plan.block("PXY-18", Vantage.AGENT, Web(plan.target(), _UNLISTED, told))
+            plan.block("PXY-18", Vantage.AGENT, Web(plan.at("tcp", 443), _UNLISTED, told))
     names = [*_CLEARED]
     what = {"kind": "variables", "names": names}
     plan.during.append(Operation(_VARIABLES, Vantage.AGENT, what))
@@ -236,7 +236,7 @@ def variables_open_nothing(bench: Bench) -> str:
     far = [e for text in found.values() for e in text.split(",") if not _is_near(e.strip(), near)]
     if far:
         raise bench.violation(f"the agent's NO_PROXY lists {far}: {found}")
-    literal = combine(one.finding for one in bench.judged("NET-01"))
+    literal = combine((one.finding for one in bench.judged("NET-01")), two_way=True)
     if literal is not Verdict.PASSED:
         raise bench.inconclusive(f"NET-01 is {literal.value}: a name that fails proves nothing")
     return f"{note}; NO_PROXY is {found['NO_PROXY']!r}"

@@ -34,7 +34,7 @@ _ROUTELESS = frozenset({"224.0.0.7", "fe80::7"})
 @check(
     "PXY-10",
     "Private, loopback, link-local and metadata literals are refused",
-    needs=frozenset({Feature.LAB}),
+    needs=frozenset({Feature.LAB, Feature.EVERY_ADDRESS}),
     evidence=(
         "https://github.com/NVIDIA/OpenShell/issues/59",
         "https://github.com/onyx-dot-app/onyx/pull/12242",
@@ -115,7 +115,7 @@ def nip(address: str) -> str:
     "PXY-14",
     "IP literals in odd spellings are still IP literals",
     severity=Severity.HIGH,
-    needs=frozenset({Feature.LAB}),
+    needs=frozenset({Feature.LAB, Feature.EVERY_ADDRESS}),
     evidence=(
         "agentcage security model",
         "https://github.com/NVIDIA/OpenShell/issues/1498",

@@ -124,7 +124,7 @@ _QUICK, _THOROUGH = 12, 25
     "PXY-11",
     "An allowed name that resolves inward is refused (rebinding)",
     severity=Severity.HIGH,
-    needs=_LAB,
+    needs=_LAB | {Feature.EVERY_ADDRESS},
     evidence=(
         "https://github.com/vibed-project/vibeD/pull/87",
         "https://github.com/onyx-dot-app/onyx/pull/12242",

@@ -39,7 +39,9 @@ _FOREIGN, _LISTED = "DNS-02 DoH", "DNS-02 DoH (allowed)"
 def _encrypted(plan: Plan) -> None:
     for family in (4, 6) if Feature.IPV6 in plan.features else (4,):
         for kind, port in ((Tcp, 53), (Tcp, 853), (Udp, 853)):
-            plan.block("DNS-02", Vantage.AGENT, kind(plan.target(family), port))
+            plan.block(
+                "DNS-02", Vantage.AGENT, kind(plan.at(kind.__name__.lower(), port, family), port)
+            )
     for name, host in ((_FOREIGN, f"{new_nonce()}.{ZONE}"), (_LISTED, ALLOWED)):
         plan.during.append(Operation(name, Vantage.AGENT, _over_https(host)))
 
