@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import time
-from typing import Any
+from typing import Any, Dict  # noqa: UP035
 
 _HEAD = struct.Struct("!I")
 #: As many files as fit beside one message; more of them would get lost without a word.
@@ -19,7 +19,7 @@ MAX_FDS = 16
 #: A message longer than this is a defect of ours, not data.
 MAX_BYTES = 64 * 1024 * 1024
 
-Message = dict[str, Any]
+Message = Dict[str, Any]  # noqa: UP006 - Python 3.8 runs this in guests
 
 
 class Closed(Exception):  # noqa: N818 - the peer is gone: an event

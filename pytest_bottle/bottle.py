@@ -197,6 +197,8 @@ class Guest:
 
         Raises:
             ConfigurationError: it is no stimulus.
+            NotSupported: the far side is a guest, and the address is not its own, so the bytes
+                would go to the real one: 1.1.1.1 takes ``--bottle-internet=lab``.
         """
         from pytest_bottle.inquiry import inquire
         from pytest_bottle.stimulus import Stimulus

@@ -37,7 +37,13 @@ _OPTIONS = (
     ("command", "PATH", "what the command backend runs (default: bottle-command.yaml there)"),
     ("config", "PATH", "what a bottle is (default: bottle.yaml in the rootdir, if there is one)"),
     ("gate", "", "let the run be red unless every planned check has a good verdict"),
-    ("internet", "KIND", "what the egress network leads to: lab (the default)"),
+    ("host", "URL", "the Mac that bottles are on, ssh://user@mac; may be given more than once"),
+    ("image", "PATH", "a saved image of macos-container's guests, for a Mac without the Internet"),
+    (
+        "internet",
+        "KIND",
+        "what the egress network leads to: lab; guest (a Mac's default); guest,live",
+    ),
     ("keep", "WHEN", "let bottles outlive the run: never (the default), on-failure, always"),
     ("mutant", "ID", "weaken the backend on purpose, to see the check of that ID fail"),
     (
@@ -103,6 +109,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bottle", "sandbox topology")
     for name, metavar, text in _OPTIONS:
         takes: Any = {"metavar": metavar} if metavar else {"action": "store_const", "const": "true"}
+        if name == "host":
+            takes["action"] = "append"
         group.addoption(
             _flag(name),
             dest=f"bottle_{name}",
@@ -138,6 +146,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "bottle(egress=[...], ports=[...], command=[...], user=..., environment={...}, image=..., "
         "rootfs=..., sidecar={...}, networks={...}): what the bottle of this test is to be, in the "
         "words of bottle.yaml.",
+    )
+    config.addinivalue_line(
+        "markers",
+        "bottle_spike: the checks that ask the seven questions of bot-bottle's networking spike "
+        "again; with -m bottle_spike the answers are printed as a Markdown table.",
     )
     config.stash[_KEPT] = []
     _listen(config)
@@ -194,6 +207,8 @@ def _choices(config: pytest.Config) -> dict[str, Choice]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -267,10 +282,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the conformance test one item for each check that is planned."""
     if "bottle_check" in metafunc.fixturenames:
+        from pytest_bottle.conformance import spike
         from pytest_bottle.planning import planned_checks
 
-        checks = planned_checks(metafunc.config)
-        metafunc.parametrize("bottle_check", checks, ids=[check.id for check in checks])
+        marks = (getattr(pytest.mark, spike.MARKER),)
+        planned = planned_checks(metafunc.config)
+        items = [
+            pytest.param(check, id=check.id, marks=marks if check.id in spike.CHECKS else ())
+            for check in planned
+        ]
+        metafunc.parametrize("bottle_check", items)
 
 
 # -- fixtures ------------------------------------------------------------------------------------
@@ -380,7 +401,8 @@ def bottled_agent(bottle: Bottle) -> Guest:
     """The agent in its bottle: ``fetch(url)``, ``probe(Tcp(...))``, ``run(...)``, ``host``.
 
     ``bottled_agent.fetch("https://allowed.test/").status == 200`` goes by the sidecar's proxy;
-    ``bottled_agent.probe(Tcp("1.1.1.1", 443)).blocked`` is judged at the far end.
+    ``bottled_agent.probe(Tcp("192.88.99.200", 443)).blocked`` is judged at the far end; addresses
+    that are not its own, such as 1.1.1.1, only with ``--bottle-internet=lab``.
     """
     return bottle.agent
 

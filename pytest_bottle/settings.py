@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_bottle.backends import selection
+from pytest_bottle.backends import kinds, selection
 from pytest_bottle.conformance.profiles import DEFAULT, PROFILES
 from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.reading import unknown
@@ -34,7 +35,6 @@ DISCOVERED = "found in the rootdir"
 _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _WORDS: Mapping[str, Collection[str]] = {
-    "internet": ("lab",),
     "gate": (*_TRUE, *_FALSE),
     "keep": ("never", "on-failure", "always"),
     "require": ("partial", "conformant"),
@@ -46,7 +46,7 @@ _WORDS: Mapping[str, Collection[str]] = {
 
 
 #: Settings whose text is their value.
-_AS_THEY_ARE = frozenset({"backend", "internet", "keep", "mutant", "profile", "require", "scope"})
+_AS_THEY_ARE = frozenset({"backend", "keep", "mutant", "profile", "require", "scope"})
 
 
 class Choice(NamedTuple):
@@ -62,11 +62,14 @@ class Settings:
 
     Attributes:
         backend: its name; empty leaves it to detection.
+        internet: the kind of far side; empty leaves it to the backend.
         mutant: the check whose mutant stands in for the backend; empty for none.
         profile: the name of what the conformance suite is to check.
         allow_host_faults: whether checks may change a host that is not made for the session.
         thorough: whether checks take the catalogue's durations and numbers of repeats.
         command: what the command backend runs; None if another backend was chosen.
+        hosts: the Macs that bottles are on, as ``ssh://`` URLs; none for this machine.
+        image: a saved image of the guests, loaded where it is missing.
         gate: whether a planned check without a good verdict makes the run red.
         require: the result that a gated run must reach, or better.
         reports: the files that the run's record is written to.
@@ -78,7 +81,7 @@ class Settings:
     """
 
     backend: str = ""
-    internet: str = "lab"
+    internet: str = ""
     keep: str = "never"
     mutant: str = ""
     profile: str = DEFAULT
@@ -86,6 +89,8 @@ class Settings:
     thorough: bool = False
     allow_host_faults: bool = False
     command: Orders | None = None
+    hosts: tuple[str, ...] = ()
+    image: str = ""
     gate: bool = False
     require: str = "partial"
     reports: tuple[str, ...] = ()
@@ -100,6 +105,11 @@ class Settings:
         """The name of what is judged, as on the command line; a mutant is of the netns backend."""
         return "netns" if self.mutant else self.backend or selection.detect()
 
+    @property
+    def internet_kind(self) -> str:
+        """What the egress network leads to: ``lab``, ``guest`` or ``guest,live``."""
+        return self.internet or kinds.default(self.backend_name)
+
     def open_backend(self) -> Backend:
         """Open the chosen backend, or the best one of this machine."""
         if self.mutant:
@@ -113,7 +123,9 @@ class Settings:
             return checked(name, self.offered[name])
         if self.command is not None:
             return selection.commands(self.command)
-        return selection.BUILT_IN[name]()
+        if name == selection.CONTAINERS:
+            return selection.containers(self.internet_kind, self.hosts, self.image)
+        return selection.BUILT_IN[name](self.internet_kind)
 
 
 def of(config: pytest.Config) -> Settings:
@@ -140,18 +152,24 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
         if name in _WORDS:
             _check_word(name, choice, _WORDS[name])
     if "backend" in choices:
-        _check_backend(choices["backend"], offered)
+        _check_backend(choices["backend"], offered, elsewhere="host" in choices)
     if "mutant" in choices:
         _check_mutant(choices["mutant"], choices.get("backend"))
     values: dict[str, Any] = {
         name: choice.text for name, choice in choices.items() if name in _AS_THEY_ARE
     }
+    if "internet" in choices:
+        values["internet"] = _internet(choices)
     for flag in ("allow_host_faults", "gate", "thorough"):
         values[flag] = flag in choices and choices[flag].text in _TRUE
     if "report" in choices:
         values["reports"] = _report_paths(choices["report"], config)
     # Who wants a record, or a result, wants to know that nothing is missing in it.
     values["gate"] |= "report" in choices or "require" in choices
+    if "host" in choices:
+        values["hosts"] = _hosts(choices)
+    if "image" in choices:
+        values["image"] = path_of(choices["image"], config)
     if "config" in choices:
         read = _described(choices["config"], config)
         values |= {"spec": read.spec, "ignored": read.ignored}
@@ -179,6 +197,38 @@ def _usage_error(name: str, choice: Choice, message: str) -> pytest.UsageError:
 def _check_word(name: str, choice: Choice, known: Collection[str]) -> None:
     if choice.text not in known:
         raise _usage_error(name, choice, unknown(choice.text, known))
+
+
+def _internet(choices: Mapping[str, Choice]) -> str:
+    """Read the kind of far side, one that the backend of this run can have."""
+    choice = choices["internet"]
+    backend = choices["backend"].text if "backend" in choices else selection.detect()
+    try:
+        kind = kinds.read(choice.text)
+    except ValueError as error:
+        raise _usage_error("internet", choice, str(error)) from None
+    if reason := kinds.impossible(kind, backend, mutant="mutant" in choices):
+        raise _usage_error("internet", choice, reason)
+    return kind
+
+
+def _hosts(choices: Mapping[str, Choice]) -> tuple[str, ...]:
+    """Read the machines that bottles are to be on; only a Mac's can be elsewhere."""
+    from pytest_bottle.backends.engines import ssh
+
+    choice = choices["host"]
+    backend = choices["backend"].text if "backend" in choices else selection.detect()
+    if backend != selection.CONTAINERS:
+        message = f"only {selection.CONTAINERS!r} has bottles on another machine, not {backend!r}"
+        raise _usage_error("host", choice, message)
+    hosts = tuple(filter(None, re.split(r"[,\s]+", choice.text)))
+    try:
+        for host in hosts:
+            ssh.parse(host)
+    except ConfigurationError as error:
+        message = f"expected {error.expected}; seen {error.seen}"
+        raise _usage_error("host", choice, message) from None
+    return hosts
 
 
 def _seconds(choice: Choice) -> float:
@@ -261,9 +311,11 @@ def _folder(choice: Choice, config: pytest.Config) -> str:
     return str(config.invocation_params.dir)
 
 
-def _check_backend(choice: Choice, offered: Mapping[str, BackendFactory]) -> None:
+def _check_backend(
+    choice: Choice, offered: Mapping[str, BackendFactory], *, elsewhere: bool
+) -> None:
     _check_word("backend", choice, (*selection.BUILT_IN, *offered))
-    if reason := selection.impossible_here(choice.text):
+    if reason := selection.impossible_here(choice.text, elsewhere=elsewhere):
         raise _usage_error("backend", choice, reason)
 
 

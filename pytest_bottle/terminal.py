@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_bottle import settings
-from pytest_bottle.conformance import profiles
+from pytest_bottle import settings, spike_answers
+from pytest_bottle.conformance.registry import Level
 from pytest_bottle.gate import ASSESSMENT
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def summarise(
         return
     if not quiet:
         _print_verdicts(terminal, config, assessment)
+        _print_answers(terminal, config, assessment)
     if not quiet or settings.of(config).gate:
         _print_result(terminal, config, assessment)
 
@@ -80,11 +81,21 @@ def _print_row(terminal: pytest.TerminalReporter, row: Row) -> None:
             terminal.line(_INDENT + line, light=True)
 
 
+def _print_answers(
+    terminal: pytest.TerminalReporter, config: pytest.Config, assessment: Assessment
+) -> None:
+    lines = spike_answers.lines(assessment, config.getoption("markexpr", ""))
+    if lines:
+        terminal.section("bottle spike")
+    for line in lines:
+        terminal.line(line)  # as it is, in one piece: it is to be pasted
+
+
 _RECORDED = ("violated", "inconclusive")
 
 
 def _kind(row: Row) -> str:
-    return "preview" if profiles.is_preview(row.check) else "quirk"
+    return "quirk" if row.check.level is Level.QUIRK else "preview"
 
 
 def _print_result(

@@ -76,7 +76,7 @@ def _backend(assessment: Assessment, held: Settings) -> dict[str, Any]:
     unknown: dict[str, Any] = dict.fromkeys(("features", "lacks", "contradictions"), ())
     unknown |= {"version": None, "detail": "", "emulated": None, "mutant": held.mutant}
     known = {**unknown, **assessment.bench}
-    return {**known, "name": held.backend_name, "mode": held.internet}
+    return {**known, "name": held.backend_name, "mode": held.internet_kind}
 
 
 def _host() -> dict[str, str]:

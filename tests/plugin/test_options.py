@@ -154,10 +154,21 @@ def test_header_names_the_detected_backend(pytester: pytest.Pytester) -> None:
         (
             "--bottle-backend=netnz",
             "*--bottle-backend: 'netnz' is not known; did you mean 'netns'? "
-            "(known: netns, black-hole, command, macos-container)",
+            "(known: netns, black-hole, command, macos-container, macos-container-emulated)",
         ),
         ("--bottle-backend=", "*--bottle-backend: '' is not known (known: netns, *)"),
-        ("--bottle-internet=lob", "*--bottle-internet: 'lob' *did you mean 'lab'? (known: lab)"),
+        (
+            "--bottle-internet=lob",
+            "*--bottle-internet: 'lob' *did you mean 'lab'? (known: lab, guest, guest,live)",
+        ),
+        ("--bottle-internet=guests", "*--bottle-internet: 'guests' *did you mean 'guest'? *"),
+        ("--bottle-internet=", "*--bottle-internet: '' is not known (known: lab, guest, *"),
+        ("--bottle-internet=live", "*--bottle-internet: 'live' alone has no witness, *"),
+        (
+            "--bottle-internet=lab,live",
+            "*--bottle-internet: 'lab' goes with nothing else, seen 'lab,live': *",
+        ),
+        ("--bottle-internet=guest,guest", "*--bottle-internet: a word twice, *"),
         (
             "--bottle-keep=on_failure",
             "*--bottle-keep: *did you mean 'on-failure'? (known: never, *",
@@ -292,5 +303,5 @@ def test_a_detected_backend_that_is_no_use(
     result = pytester.runpytest()
 
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["the macos-container backend is not part of this version"])
+    result.stdout.fnmatch_lines(["macos-container needs Apple silicon"])
     result.stdout.no_fnmatch_line("*Traceback*")

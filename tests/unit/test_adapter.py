@@ -149,6 +149,7 @@ def test_a_backend_that_keeps_the_contract(kind: type) -> None:
             "declares Feature.RELOAD without reload(); declares Feature.RESTART without fault(); "
             "declares Feature.SESSION without session; declares Feature.SESSION without residue(); "
             "declares Feature.SESSION without sweep(); "
+            "declares Feature.STOP without fault(); "
             "declares Feature.STOP_ENGINE without fault(); "
             "declares Feature.STRANGER without address()",
         ),

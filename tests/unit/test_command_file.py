@@ -65,7 +65,9 @@ def test_a_machine_inside_the_lab_has_the_labs_features(tmp_path: Path) -> None:
     """With ``internet: lab`` there is a witness and an open guest, and no privileged one."""
     orders = read(tmp_path, "internet: lab\nexec: [env]")
 
-    assert orders.features == {Feature.LAB, Feature.OPEN_GUEST, Feature.IPV6}
+    assert orders.features == {
+        *(Feature.LAB, Feature.EVERY_ADDRESS, Feature.OPEN_GUEST, Feature.IPV6),
+    }
 
 
 def test_a_program_beside_the_file(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_a_bomb_does_not_go_off(file: Path, text: str) -> None:
     start = time.monotonic()
     lines = complaints(file, text)
     assert sum(map(len, lines)) < 50_000
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60  # a bomb takes hours, a busy machine some seconds
 
 
 def test_a_file_that_is_not_there(file: Path) -> None:

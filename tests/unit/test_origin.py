@@ -22,6 +22,7 @@ from pytest_bottle.errors import TransportError
 from pytest_bottle.internet import minter, origin
 from pytest_bottle.internet.lab import MinterClient, OriginClient
 from pytest_bottle.internet.talk import Peer
+from pytest_bottle.internet.tls import covering
 from pytest_bottle.internet.web import METADATA_ADDRESSES
 from tests.origins import Running, Trusted, free_address, free_port, query, run_origins
 
@@ -281,8 +282,8 @@ def test_a_certificate_is_loaded_without_proc_too(
 
 
 def test_many_first_contacts_at_once(trusted: Trusted) -> None:
-    """Concurrent clients that ask for new names each get their own certificate."""
-    names = [f"n{number}.crowd.test" for number in range(8)]
+    """Concurrent clients that ask for new names each get their domain's certificate."""
+    names = [f"n{number}.crowd{number % 3}.test" for number in range(8)]
     subjects: dict[str, Any] = {}
 
     def visit(name: str) -> None:
@@ -295,7 +296,21 @@ def test_many_first_contacts_at_once(trusted: Trusted) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert subjects == {name: (("DNS", name),) for name in names}
+    assert subjects == {name: (("DNS", f"*.{name.partition('.')[2]}"),) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "covered"),
+    [
+        ("nonce.allowed.test", "*.allowed.test"),
+        ("a.b.allowed.test", "*.b.allowed.test"),
+        *((own, own) for own in ("allowed.test", "test", "192.88.99.7", "2001:db8::1", "a.b.", "")),
+        *((own, own) for own in (".allowed.test", "a..test", "a.192.0.2.7")),
+    ],
+)
+def test_a_certificate_is_for_a_domain_below_the_second_level(name: str, covered: str) -> None:
+    """Nonces are labels, and one certificate is good for all of them; addresses have their own."""
+    assert covering(name) == covered
 
 
 def test_without_a_minter_tls_is_refused(running: Running) -> None:

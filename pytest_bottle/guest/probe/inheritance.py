@@ -103,6 +103,15 @@ def plant(operation: Operation, _deadline: float) -> Record:
     return {"outcome": "answered", "answers": answers}
 
 
+@operation("uproot")
+def uproot(operation: Operation, _deadline: float) -> Record:
+    """Remove what was planted: a guest's folder may be one of the machine's own."""
+    import shutil
+
+    shutil.rmtree(operation["folder"])
+    return {"outcome": "answered"}
+
+
 @operation("gains")
 def gains(operation: Operation, deadline: float) -> Record:
     """Run programs, all at once, and report what each said by the deadline."""
