@@ -57,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
     """Be the daemon until it is told to end."""
     options = _read(argv)
     _hire_janitor(options)
+    # Whoever started us may have been a worker's child: its parent's end is not ours.
+    os.environ.pop("PYTEST_XDIST_WORKER", None)
     client = Client()  # the engine starts while we import what talks to it
     from pytest_bottle.emulator.world import World
 

@@ -81,6 +81,16 @@ def test_what_is_known_outlives_the_daemon(by_hand: Cli) -> None:
     assert by_hand.ok("image", "list", "-q") == f"{IMAGE}\n"
 
 
+def test_it_outlives_who_started_it_in_a_worker(
+    by_hand: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a worker of pytest-xdist a netns session ends with the worker's parent; not this one."""
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    by_hand.ok("system", "start")
+    time.sleep(0.3)  # the one who started it has ended
+    assert by_hand.ok("network", "create", "inner") == "inner\n"
+
+
 def test_the_module_is_the_executable(by_hand: Cli) -> None:
     """`python -m pytest_bottle.emulator.apple_container` takes the same words."""
     argv = [sys.executable, "-m", "pytest_bottle.emulator.apple_container"]
