@@ -74,12 +74,16 @@ class AtExit(NoReaper):
 class ByPrefix(NetnsBackend):
     """A sweep also kills whatever is named as a part of a session is, whose-ever it is.
 
-    Only among what the suite itself has started, so that nobody else on the machine comes to harm.
+    Only among what the suite has started since, so that nobody else on the machine comes to harm.
     """
+
+    def __init__(self) -> None:
+        self._before = _descendants(os.getpid())
+        super().__init__()
 
     def sweep(self, session: str) -> None:
         super().sweep(session)
-        spared = {one.name.partition(" ")[0] for one in self.residue(self.session)}
+        spared = self._before | {one.name.partition(" ")[0] for one in self.residue(self.session)}
         for pid in _descendants(os.getpid()) - spared:
             with suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().startswith("bottle-"):
