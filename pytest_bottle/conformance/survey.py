@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 #: Seconds from the last answer to the end of the window, at least; three round trips are less.
 _SETTLE = 0.05
-#: Seconds after which a control counts as lost; a loaded machine is slow.
-_PATIENCE = 10.0
+#: Seconds after which a control counts as lost.
+_PATIENCE = 4.0
 #: The guests of the suite's own, and what a backend must be able to do for each.
 _GUESTS = {
     Vantage.PRIVILEGED: Feature.PRIVILEGED_PROBE,

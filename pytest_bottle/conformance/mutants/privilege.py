@@ -99,8 +99,8 @@ class AdministeringRoot(Meddler, PowerfulRoot):
 
 #: Makes the standing user namespaces without closing them to nesting.
 _NESTING = (
-    "import builtins; from pytest_bottle.backends.engines.netns import confine; "
-    "confine.open = lambda path, *more: "
+    "import builtins; from pytest_bottle.backends.engines.netns import settling; "
+    "settling.open = lambda path, *more: "
     "builtins.open('/dev/null' if 'max_user_namespaces' in path else path, *more)"
 )
 
