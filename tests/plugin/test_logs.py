@@ -100,7 +100,7 @@ def test_bottles_that_are_gone_say_so(pytester: pytest.Pytester) -> None:
     """Neither a bottle taken down nor a backend that died hides the failure itself."""
     pytester.makepyfile(
         """
-        import os, signal
+        import os, signal, time
 
         def test_down(bottle):
             bottle.close()
@@ -110,6 +110,7 @@ def test_bottles_that_are_gone_say_so(pytester: pytest.Pytester) -> None:
             pid = bottle_backend.engine.client.keeper_pid
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+            time.sleep(1)  # what it held ends a moment later
             assert not "dead"
         """
     )
