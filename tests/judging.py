@@ -50,6 +50,7 @@ def judge_and_name_claimants(
     return verdicts, claimants
 
 
+_LOG = logging.getLogger(__name__)
 #: What every block rests on.
 CONTROLS = frozenset({"CTL-01", "CTL-03", "CTL-04", "CTL-05", "PXY-01"})
 
@@ -57,35 +58,24 @@ CONTROLS = frozenset({"CTL-01", "CTL-03", "CTL-04", "CTL-05", "PXY-01"})
 def judge_row(make: Callable[[], Backend], red: set[str], also: str = "") -> dict[str, Verdict]:
     """Judge a backend of which just some checks are to be red, by all checks of the bench.
 
-    As an ordinary user by those, and the controls. What is not as it is to be is judged once more,
-    on a backend that is opened anew, and logged: a busy machine may have made it so. But what the
-    backend was weakened for (``also``) has to be seen at once.
+    As an ordinary user by those, and the controls. What is INCONCLUSIVE is judged once more, on a
+    backend that is opened anew, for a busy machine may have made it so; nothing else is.
     """
     verdicts = judge(make(), also, None if os.geteuid() == 0 else red | CONTROLS)
-    odd = {
-        check
-        for check, verdict in verdicts.items()
-        if verdict not in (Verdict.NOT_SUPPORTED, _EXPECTED[check in red])
-    }
-    if not odd or also in odd:
-        return verdicts
-    again = judge(make(), also, odd)
-    seen = {check: (str(verdicts[check]), str(again[check])) for check in odd}
-    logging.getLogger(__name__).warning("judged once more: %s", seen)
-    return verdicts | again
-
-
-_EXPECTED = {True: Verdict.VIOLATED, False: Verdict.PASSED}
+    unsure = {check for check, verdict in verdicts.items() if verdict is Verdict.INCONCLUSIVE}
+    return verdicts | (judge(make(), also, unsure) if unsure else {})
 
 
 def _verdict(bench: Bench, check: Check) -> Verdict:
     try:
         bench.run(check)
-    except Violation:
+    except Violation as error:
+        _LOG.warning("%s", error)  # shown when the test fails
         return Verdict.VIOLATED
     except NotSupported:
         return Verdict.NOT_SUPPORTED
-    except BottleError:  # whatever else happened, nothing was found out
+    except BottleError as error:  # whatever else happened, nothing was found out
+        _LOG.warning("%s", error)
         return Verdict.INCONCLUSIVE
     return Verdict.PASSED
 

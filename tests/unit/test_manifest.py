@@ -227,10 +227,10 @@ def test_anchors_and_aliases_are_read(file: Path) -> None:
 )
 def test_a_bomb_does_not_go_off(file: Path, text: str) -> None:
     """Aliases make a small file say much; it is refused in no time, in a few lines."""
-    start = time.monotonic()
+    start = time.process_time()  # ours alone: the machine may be busy
     lines = complaints(file, text)
     assert sum(map(len, lines)) < 50_000
-    assert time.monotonic() - start < 60  # a bomb takes hours, a busy machine some seconds
+    assert time.process_time() - start < 5
 
 
 def test_a_file_that_is_not_there(file: Path) -> None:
