@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_bottle.backends.command import inside
+from pytest_bottle.backends import framed
 from pytest_bottle.backends.command.answers import Answer
 from pytest_bottle.backends.command.backend import CommandBackend, Standing
 from pytest_bottle.backends.command.orders import Orders
-from pytest_bottle.backends.command.running import Said
 from pytest_bottle.backends.contract import BackendInfo, Feature, Resource
+from pytest_bottle.backends.running import Said
 from pytest_bottle.errors import BottleError, BringUpError, ConfigurationError, TransportError
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _scripts(python: str, given: bytes) -> list[str]:
 
     That a part got lost need not be looked for: then there is nothing to unpack, and no frame.
     """
-    program = inside.PROGRAM.encode()
+    program = framed.PROGRAM.encode()
     packed = zlib.compress(b"%d\n%s%s" % (len(program), program, given), 9)
     text = base64.encodebytes(packed).decode()
     start = f"{python} -I -S -c '{_UNPACK}'"

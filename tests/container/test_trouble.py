@@ -24,8 +24,8 @@ from tests.containers import ask, names
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bottle.backends.command.running import Said
     from pytest_bottle.backends.engines.macos_container.engine import ContainerEngine
+    from pytest_bottle.backends.running import Said
     from pytest_bottle.emulator import Emulator
 
 #: Brings bottles up and takes them down until somebody ends it.

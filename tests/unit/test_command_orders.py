@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bottle.backends import running
 from pytest_bottle.backends.adapter import checked
 from pytest_bottle.backends.command import backend as module
-from pytest_bottle.backends.command import running
 from pytest_bottle.backends.command.backend import CommandBackend
 from pytest_bottle.backends.command.orders import Orders
 from pytest_bottle.backends.contract import Fault, Feature, Resource, User, Vantage

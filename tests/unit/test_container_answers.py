@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_bottle.backends.command.running import Said
 from pytest_bottle.backends.engines.macos_container import answers
+from pytest_bottle.backends.running import Said
 from pytest_bottle.errors import TransportError
 
 #: As derived from Apple's source at 1.0.0; not captured.

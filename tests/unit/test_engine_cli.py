@@ -15,7 +15,7 @@ from pytest_bottle.backends.engines.cli import Cli, Here, Retry
 from pytest_bottle.errors import TransportError
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.command.running import Said
+    from pytest_bottle.backends.running import Said
 
 
 def shell() -> Cli:

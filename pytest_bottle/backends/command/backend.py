@@ -11,10 +11,10 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from pytest_bottle.backends import framed
 from pytest_bottle.backends.base import BackendBase
-from pytest_bottle.backends.command import answers, inside
+from pytest_bottle.backends.command import answers
 from pytest_bottle.backends.command.orders import place_of
-from pytest_bottle.backends.command.running import run
 from pytest_bottle.backends.contract import (
     BackendInfo,
     Endpoint,
@@ -25,6 +25,7 @@ from pytest_bottle.backends.contract import (
     User,
     Vantage,
 )
+from pytest_bottle.backends.running import run
 from pytest_bottle.errors import (
     BottleError,
     BringUpError,
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
     from pytest_bottle.backends.command.machine import Machine, Machines
     from pytest_bottle.backends.command.orders import Orders
-    from pytest_bottle.backends.command.running import Said
     from pytest_bottle.backends.contract import Fault, Resource
+    from pytest_bottle.backends.running import Said
     from pytest_bottle.internet.contract import Internet
     from pytest_bottle.spec import BottleSpec
 
@@ -252,43 +253,27 @@ class CommandBackend(BackendBase):
         if place not in self._orders.places:
             raise self._refusal(f"exec.{place}")
         own = topology.environment if vantage is Vantage.AGENT else {}
-        word, given = inside.order(argv, {**own, **(environment or {})}, stdin, timeout)
+        word, given = framed.order(argv, {**own, **(environment or {})}, stdin, timeout)
         said = self._send(place, topology, given, timeout + _WAY)
-        frame = inside.frame(word, said.stdout)
+        frame = framed.frame(word, said.stdout)
         return self._result(said, frame, f"{place}: {' '.join(argv)[:200]}")
 
     def _send(self, place: str, topology: Topology, given: bytes, deadline: float) -> Said:
         """Have an order carried out in a guest."""
         return self._run_line(
-            [*self._orders.places[place], *inside.command_line(topology.python)],
+            [*self._orders.places[place], *framed.command_line(topology.python)],
             topology.id,
             {"BOTTLE_PLACE": place},
             stdin=given,
             deadline=deadline,
         )
 
-    def _result(self, said: Said, frame: inside.Frame | None, where: str) -> ExecResult:
+    def _result(self, said: Said, frame: framed.Frame | None, where: str) -> ExecResult:
         if frame is None:
             what = "nobody knows what became of a command: its frame did not come back"
             kind = DeadlineError if said.cut else TransportError
             raise self._error(kind, what, said, where)
-        if frame.kind == "cut":
-            raise DeadlineError(
-                "a command was cut at its deadline",
-                where=where,
-                seen="" if frame.stdout or frame.stderr else "no output so far",
-                stdout=frame.stdout,
-                stderr=frame.stderr,
-            )
-        if frame.kind == "error":
-            raise TransportError(
-                "a command could not be run",
-                where=where,
-                expected="a program that exists in the guest and can be executed",
-                seen=frame.stdout.decode(errors="replace"),
-            )
-        number = frame.number if frame.kind == "exit" else -frame.number
-        return ExecResult(number, frame.stdout, frame.stderr, said.duration)
+        return frame.result(where, said.duration)
 
     def address(self, topology: Topology, vantage: Vantage) -> str:
         """Tell the address of a place: what ``up`` has told, or what ``address`` prints."""

@@ -18,14 +18,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pytest_bottle.backends.command import running
+from pytest_bottle.backends import running
 from pytest_bottle.backends.contract import Endpoint
 from pytest_bottle.errors import TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pytest_bottle.backends.command.running import Said
+    from pytest_bottle.backends.running import Said
 
 #: The variable that names a file to which every command line is added, one JSON object a line.
 RECORD = "BOTTLE_RECORD_ARGV"

@@ -18,7 +18,7 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from pytest_bottle.backends.command import running
+from pytest_bottle.backends import running
 from pytest_bottle.backends.contract import Endpoint
 from pytest_bottle.backends.engines import cli
 from pytest_bottle.backends.engines.cli import Machine
@@ -27,7 +27,7 @@ from pytest_bottle.errors import BackendUnavailableError, BringUpError, Configur
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_bottle.backends.command.running import Said
+    from pytest_bottle.backends.running import Said
 
 #: The variable with the ssh command, words of a shell, such as ``ssh -F FILE``.
 COMMAND: Final = "BOTTLE_SSH"

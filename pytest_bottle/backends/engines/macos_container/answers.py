@@ -17,7 +17,7 @@ from pytest_bottle.backends.engines.cli import failure
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_bottle.backends.command.running import Said
+    from pytest_bottle.backends.running import Said
     from pytest_bottle.errors import TransportError
 
 _T = TypeVar("_T")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from pytest_bottle.backends.command import inside as frames
+from pytest_bottle.backends import framed
 from pytest_bottle.backends.contract import (
     BackendInfo,
     ExecResult,
@@ -41,10 +41,10 @@ from pytest_bottle.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pytest_bottle.backends.command.running import Said
     from pytest_bottle.backends.contract import Endpoint
     from pytest_bottle.backends.engines.cli import Cli
     from pytest_bottle.backends.engines.contract import ForwardRequest, GuestRequest, SidecarRequest
+    from pytest_bottle.backends.running import Said
     from pytest_bottle.spec import BottleSpec
 
 HOST: Final = "host"
@@ -282,15 +282,15 @@ class ContainerEngine:
         if guest == HOST:
             python = self.program.place.python
             own = [python if argv[0] == inside.PYTHON else argv[0], *argv[1:]]
-            word, given = frames.order(own, environment or {}, stdin, timeout)
-            line = frames.command_line(python)
+            word, given = framed.order(own, environment or {}, stdin, timeout)
+            line = framed.command_line(python)
             said = self.program.at_host(*line, stdin=given, deadline=timeout + _WAY)
             return self._result(said, word, where)
         its = self._guest(guest)
         variables = {**self._variables(its, user), **(environment or {})}
-        word, given = frames.order(argv, variables, stdin, timeout)
+        word, given = framed.order(argv, variables, stdin, timeout)
         line = ["exec", "--interactive", *_USERS[user], its.name]
-        line += frames.command_line(inside.PYTHON)
+        line += framed.command_line(inside.PYTHON)
         said = self.program.run(*line, stdin=given, deadline=timeout + _WAY)
         return self._result(said, word, where)
 
@@ -308,7 +308,7 @@ class ContainerEngine:
 
     def _result(self, said: Said, word: str, where: str) -> ExecResult:
         """Tell what became of a command by its frame: no exit status of the engine's can."""
-        frame = frames.frame(word, said.stdout)
+        frame = framed.frame(word, said.stdout)
         if frame is None:
             error = cli.failure(
                 said, self.program.place.name, what="nobody knows what became of a command"
@@ -316,22 +316,7 @@ class ContainerEngine:
             if said.cut:
                 raise DeadlineError(error.what, where=where, seen=error.seen)
             raise error
-        if frame.kind == "cut":
-            raise DeadlineError(
-                "a command was cut at its deadline",
-                where=where,
-                stdout=frame.stdout,
-                stderr=frame.stderr,
-            )
-        if frame.kind == "error":
-            raise TransportError(
-                "a command could not be run",
-                where=where,
-                expected="a program that exists there and can be executed",
-                seen=frame.stdout.decode(errors="replace"),
-            )
-        number = frame.number if frame.kind == "exit" else -frame.number
-        return ExecResult(number, frame.stdout, frame.stderr, said.duration)
+        return frame.result(where, said.duration)
 
     def start(
         self,

@@ -15,9 +15,9 @@ from pytest_bottle.errors import BackendUnavailableError, TransportError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_bottle.backends.command.running import Said
     from pytest_bottle.backends.engines.cli import Cli, Machine
     from pytest_bottle.backends.engines.macos_container.answers import Component
+    from pytest_bottle.backends.running import Said
 
 OLDEST, NEWEST = Version("1.0.0"), Version("1.2.2")
 _MACOS: Final = Version("26")

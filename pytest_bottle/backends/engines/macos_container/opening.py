@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from pytest_bottle.backends.command import running
+from pytest_bottle.backends import running
 from pytest_bottle.backends.engines.cli import Cli, Here
 from pytest_bottle.backends.engines.macos_container import image
 from pytest_bottle.backends.engines.macos_container.engine import ContainerEngine

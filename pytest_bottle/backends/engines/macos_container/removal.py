@@ -23,9 +23,9 @@ from pytest_bottle.errors import TransportError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pytest_bottle.backends.command.running import Said
     from pytest_bottle.backends.engines.cli import Cli
     from pytest_bottle.backends.engines.macos_container.answers import Container, Network
+    from pytest_bottle.backends.running import Said
     from pytest_bottle.cleanup.ledger import Entry
 
 CONTAINER, NETWORK = "container", "network"

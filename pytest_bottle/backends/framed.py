@@ -13,6 +13,9 @@ import os
 import uuid
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_bottle.backends.contract import ExecResult
+from pytest_bottle.errors import DeadlineError, TransportError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -120,6 +123,31 @@ class Frame(NamedTuple):
     number: int
     stdout: bytes
     stderr: bytes
+
+    def result(self, where: str, duration: float) -> ExecResult:
+        """Give what a program came to, which took so many seconds.
+
+        Raises:
+            DeadlineError: it was cut; the error has its output so far.
+            TransportError: it could not be run.
+        """
+        if self.kind == "cut":
+            raise DeadlineError(
+                "a command was cut at its deadline",
+                where=where,
+                seen="" if self.stdout or self.stderr else "no output so far",
+                stdout=self.stdout,
+                stderr=self.stderr,
+            )
+        if self.kind == "error":
+            raise TransportError(
+                "a command could not be run",
+                where=where,
+                expected="a program that exists in the guest and can be executed",
+                seen=self.stdout.decode(errors="replace"),
+            )
+        number = self.number if self.kind == "exit" else -self.number
+        return ExecResult(number, self.stdout, self.stderr, duration)
 
 
 def command_line(python: str) -> list[str]:
