@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -47,3 +48,8 @@ def watch(backend: Backend, topology: Topology, before: State, seconds: float) -
         if found or time.monotonic() > end:
             return found
         time.sleep(INTERVAL)
+
+
+def address(word: str) -> str:
+    """Read an address of /proc/net/route: hexadecimal, in the order of the machine's bytes."""
+    return socket.inet_ntoa(int(word, 16).to_bytes(4, "little"))

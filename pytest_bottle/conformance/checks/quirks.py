@@ -6,6 +6,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Fault, Feature, Vantage
+from pytest_bottle.conformance import drift
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
 from pytest_bottle.conformance.runs import names_of
 
@@ -56,7 +57,7 @@ def _way_out(bench: Bench, topology: Topology, vantage: Vantage) -> str:
     routes = [word for word in told if word.startswith(_DEFAULT) and not word.endswith(" lo")]
     if len(routes) != 1:
         raise bench.violation(f"{vantage.value} has {len(routes)} default routes: {routes}")
-    gateway = _address(routes[0].removeprefix(_DEFAULT).split()[0])
+    gateway = drift.address(routes[0].removeprefix(_DEFAULT).split()[0])
     known = {one.gateway: _kind(one) for one in (topology.internal, topology.egress)}
     return known.get(gateway, f"by {gateway}")
 
@@ -71,11 +72,6 @@ def _is_leg(word: str, network: NetworkInfo) -> bool:
 
 def _kind(network: NetworkInfo) -> str:
     return "internal" if network.internal else "egress"
-
-
-def _address(words: str) -> str:
-    """Read an address as /proc/net/route has it: hexadecimal, in the guest's byte order."""
-    return ".".join(str(byte) for byte in reversed(bytes.fromhex(words)))
 
 
 #: What ends with a guest's processes on any platform; everything else of it is to stay.

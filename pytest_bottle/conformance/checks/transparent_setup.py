@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Fault, Feature, User, Vantage
-from pytest_bottle.conformance import direct
+from pytest_bottle.conformance import direct, drift
 from pytest_bottle.conformance.boot import Boot
 from pytest_bottle.conformance.checks.privilege import held
 from pytest_bottle.conformance.conditions import ALLOWED, DENIED
@@ -43,7 +42,7 @@ def set_up_privilege_is_gone(bench: Bench) -> str:
     if not said:
         raise bench.inconclusive("the agent's own command wrote nothing, or it cannot be read")
     first = said[0]
-    gateways = {_address(row[2]) for row in first["routes"] if row[1] == "00000000"}
+    gateways = {drift.address(row[2]) for row in first["routes"] if row[1] == "00000000"}
     if gateways != {topology.sidecar_address}:
         raise bench.inconclusive(f"nothing set the route to the sidecar: by way of {gateways}")
     status = {name: str(value).strip() for name, value in first["status"].items()}
@@ -52,11 +51,6 @@ def set_up_privilege_is_gone(bench: Bench) -> str:
     if set(first["files"]) - {"0", "1", "2"}:
         raise bench.violation(f"at its first instruction these are open: {first['files']}")
     return "five clear sets, no_new_privs and three files at the first instruction"
-
-
-def _address(word: str) -> str:
-    """Read an address of /proc/net/route, which has it in the order of the machine's bytes."""
-    return socket.inet_ntoa(int(word, 16).to_bytes(4, "little"))
 
 
 @check(
