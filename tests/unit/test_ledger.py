@@ -31,7 +31,8 @@ def bury(head, entries):
 """
 #: An owner that begins two things, ends one, and says so; a call of its may outlive it.
 OWNER = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
 from pytest_bottle.cleanup.ledger import Ledger
 from pytest_bottle.cleanup.watchdog import Watchdog
 session, report, lives = sys.argv[1:]
