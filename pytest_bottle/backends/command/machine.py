@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,8 @@ class Machines:
         self._engine = NetnsEngine()
         self._machines: dict[str, Machine] = {}
         self._authorities = b""
+        # Bottles come and go in threads; none may miss the authorities, or go while it is told.
+        self._lock = threading.Lock()
 
     @property
     def internet(self) -> Internet:
@@ -130,10 +133,11 @@ class Machines:
             machine = Machine(name, made, guest, holder, entry)
             machine.guests[Vantage.SIDECAR] = guest
             stack.callback(_let_go, holder)
-            if self._authorities:
-                self._tell(machine)
+            with self._lock:
+                if self._authorities:
+                    self._tell(machine)
+                self._machines[name] = machine
             stack.pop_all()
-        self._machines[name] = machine
         return machine
 
     def _run_guest(self, name: str, network: str, stack: contextlib.ExitStack) -> GuestInfo:
@@ -180,7 +184,8 @@ class Machines:
 
     def remove(self, name: str) -> None:
         """Remove a machine with what is attached beside it; idempotent."""
-        machine = self._machines.pop(name, None)
+        with self._lock:
+            machine = self._machines.pop(name, None)
         if machine is None:
             return
         _let_go(machine.holder)
@@ -226,13 +231,18 @@ class Machines:
         return machine.guests[vantage]
 
     def trust(self) -> str:
-        """Put the lab's authorities in the place of this machine's own, on every machine."""
+        """Put the lab's authorities in the place of this machine's own, on every machine.
+
+        Those that are made later have them from the beginning.
+        """
         path = self._engine.trust()
-        for machine in self._machines.values():
-            if not self._authorities:
-                read = self._engine.exec(machine.guest.name, ["cat", path])
-                self._authorities = read.stdout
-            self._tell(machine)
+        with self._lock:
+            machines = [] if self._authorities else list(self._machines.values())
+            for machine in machines:
+                if not self._authorities:
+                    read = self._engine.exec(machine.guest.name, ["cat", path])
+                    self._authorities = read.stdout
+                self._tell(machine)
         return path
 
     def _tell(self, machine: Machine) -> None:
