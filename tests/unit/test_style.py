@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,3 +100,9 @@ def test_no_file_names_a_package_registry() -> None:
 def test_no_file_names_a_path_of_one_machine() -> None:
     """No committed file holds a path that exists on its writer's machine only."""
     assert lines_that_match(DEVELOPERS_PATH) == []
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """They are no package: pytest would import the first, and not collect the second."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
