@@ -192,9 +192,9 @@ def free_port() -> int:
 
 def answered(address: str, port: int) -> bytes:
     """Ask for a page; returns the first bytes that come, nothing after a reset."""
-    with socket.create_connection((address, port), 5) as sock:
-        try:
+    try:  # a reset may be there before the connection is known to be
+        with socket.create_connection((address, port), 5) as sock:
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             return sock.recv(12)
-        except ConnectionResetError:
-            return b""
+    except ConnectionResetError:
+        return b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -65,6 +66,9 @@ def server(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A server of the test's own: its configuration, keys and port."""
     if _SSHD is None or not shutil.which("ssh"):
         pytest.skip("NOT RUN: there is no sshd here (Debian: openssh-server)")
+    shell = pwd.getpwuid(os.getuid()).pw_shell
+    if Path(shell).name in ("nologin", "false"):
+        pytest.skip(f"NOT RUN: nobody can log in to this account, its shell is {shell}")
     folder = tmp_path_factory.mktemp("ssh")
     for name in ("host", "user"):
         make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
