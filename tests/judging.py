@@ -70,12 +70,12 @@ def _verdict(bench: Bench, check: Check) -> Verdict:
     try:
         bench.run(check)
     except Violation as error:
-        _LOG.warning("%s", error)  # shown when the test fails
+        _LOG.warning("%s: %s", error, error.seen)  # shown when the test fails
         return Verdict.VIOLATED
     except NotSupported:
         return Verdict.NOT_SUPPORTED
     except BottleError as error:  # whatever else happened, nothing was found out
-        _LOG.warning("%s", error)
+        _LOG.warning("%s: %s", error, error.seen)
         return Verdict.INCONCLUSIVE
     return Verdict.PASSED
 
