@@ -48,6 +48,7 @@ class Talk:
         group: of those that are not tried further where nobody answers any of them.
         relay: an address of the speaker's own at which a relay passes it on; none if empty.
         source: the port from which that relay calls; any, if 0.
+        patience: seconds for it alone; those of its operation, if 0.
     """
 
     name: str
@@ -58,13 +59,16 @@ class Talk:
     group: str = ""
     relay: str = ""
     source: int = 0
+    patience: float = 0.0
 
     def order(self) -> dict[str, object]:
         """What the probe is told."""
         steps = [step.order() for step in self.steps]
         where = {"host": self.at.host, "port": self.at.port}
         relay = {"relay": {"host": self.relay, "source": self.source}} if self.relay else {}
-        return {"name": self.name, **where, **relay, "steps": steps, "group": self.group}
+        patience = {"patience": self.patience} if self.patience else {}
+        rest = {"steps": steps, "group": self.group}
+        return {"name": self.name, **where, **relay, **patience, **rest}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from pytest_bottle.backends.engines.netns.client import Client, interpreter
 from pytest_bottle.backends.engines.netns.command import read_status
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_BLACKHOLE, Rule
+from pytest_bottle.backends.engines.netns.subnets import PREFIX6
 from pytest_bottle.emulator import faults, stand_ins
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Machine:
             known[name] = made["bridge"]
             on = self._faults.union(switched_on)
             self._open(name, made["bridge"], subnet, on, internal=internal)
-        return "" if internal else f"fd87:{int(made['bridge'][3:]):x}::/64"
+        return "" if internal else f"{PREFIX6}1:{int(made['bridge'][3:]):x}::/64"
 
     def delete_networks(self, names: Sequence[str]) -> None:
         """Delete networks that nobody is attached to, and what a fault had added."""

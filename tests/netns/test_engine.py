@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import requests
 from pytest_bottle.backends.contract import Endpoint, Resource, User, Vantage
 from pytest_bottle.backends.engines.netns.canary import LOOPBACK_PORT
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
+from pytest_bottle.backends.engines.netns.subnets import POOL6
 from pytest_bottle.bottle import Bottle
 from pytest_bottle.conformance.mutants.base import NetnsBackend
 from pytest_bottle.errors import BringUpError
@@ -109,6 +111,17 @@ def test_metadata_service_answers_the_open_guest(shared_bottle: Bottle) -> None:
     url = "http://169.254.169.254/latest/meta-data/iam/security-credentials/role"
 
     assert "BOTTLECANARY" in shared_bottle.guest(Vantage.OPEN).fetch(url, proxy=None).text
+
+
+def test_a_unique_local_address_is_the_lab_s_even_beside_the_bottles_own(
+    shared_bottle: Bottle,
+) -> None:
+    """A check draws such addresses: none may be lost in the bottles' networks by chance."""
+    pool = ip_network(POOL6)
+    beside = pool.network_address + pool.num_addresses
+
+    assert shared_bottle.guest(Vantage.OPEN).probe(Tcp(str(beside), 443)).leaked
+    assert pool.prefixlen >= 40
 
 
 def test_https_is_verified_against_the_lab_s_authority(shared_bottle: Bottle) -> None:

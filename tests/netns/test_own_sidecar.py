@@ -16,6 +16,7 @@ import requests
 
 from pytest_bottle.backends.contract import DenialForm, Feature, Vantage
 from pytest_bottle.backends.engines.netns.engine import FEATURES
+from pytest_bottle.backends.engines.netns.subnets import PREFIX6
 from pytest_bottle.bottle import Bottle
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import NetnsBackend
@@ -127,7 +128,7 @@ def test_tinyproxy_s_weaknesses_are_real(
     netns: NetnsBackend, proxied: Bottle, name: str, path: str, port: int
 ) -> None:
     """The witness hears tinyproxy dial a port that no route names, and a metadata service."""
-    own = (proxied.topology.sidecar_outer_address, "fd87:")
+    own = (proxied.topology.sidecar_outer_address, PREFIX6)
     mark = netns.internet.mark()
 
     proxied.agent.fetch(f"http://{name}{path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.contract import Feature
@@ -121,16 +122,18 @@ def _dialects_note(bench: Bench, operation: talks.Conversations, works: list[str
 # -- spellings -------------------------------------------------------------------------------------
 
 _SPELLINGS = "PXY-12 spellings"
-_FORMS = ("GET", "CONNECT", "SOCKS5")
+#: The dialects, and how long one waits for what comes of an allowed name in each: to an HTTP proxy
+#: SOCKS means nothing.
+_FORMS = {"GET": talks.PATIENT, "CONNECT": talks.PATIENT, "SOCKS5": talks.PATIENCE}
 
 
 def _dress(plan: Plan) -> None:
     at, series = plan.topology.proxy, new_nonce()[:24]
     # These go first: where one of a form is answered, silence may be a refusal, and all are tried.
     alike = [
-        _spoken(f"{form} as {name}", at, form, name.encode(), nonce, nonce)
+        replace(_spoken(f"{form} as {name}", at, form, name.encode(), nonce, nonce), patience=wait)
         for name in EQUIVALENTS
-        for form in _FORMS
+        for form, wait in _FORMS.items()
         for nonce in [new_nonce()]
     ]
     dressed = [

@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_BLACKHOLE, FR_ACT_PROHIBIT, Rule
+from pytest_bottle.backends.engines.netns.subnets import PREFIX6
 from pytest_bottle.conformance.mutants import name_patches
 from pytest_bottle.conformance.mutants.base import Leaky, NetnsBackend, mutant
 from pytest_bottle.conformance.mutants.proxy import tampered
@@ -41,7 +42,7 @@ class Version6(Leaky):
     def _prefix(self, topology: Topology) -> str:
         """A network of the pool that the lab knows the way back to, beside the egress networks."""
         number = int(topology.internal.subnet.split(".")[2])
-        return f"fd87:86:{number:x}::"
+        return f"{PREFIX6}2:{number:x}::"
 
 
 @mutant("IP6-01", also={"DNS-01", "DNS-02", "HST-01", "LAT-01", "NET-11"})

@@ -29,7 +29,7 @@ _LONGEST = 65536
 
 @operation("talks")
 def talks(operation: Operation, deadline: float) -> Record:
-    """Hold many conversations, a few at a time; each may take ``patience`` seconds.
+    """Hold many conversations, a few at a time; each may take ``patience`` seconds, or its own.
 
     Those that the deadline leaves no time for are not in the record. Those of a ``group`` that
     nobody answers, such as SOCKS at a proxy that has none, are skipped after a while.
@@ -46,7 +46,7 @@ def talks(operation: Operation, deadline: float) -> Record:
                 if talk.get("group") and len(known) >= _MUTE and all(known):
                     records[talk["name"]] = {"outcome": "skipped", "answers": []}
                     continue
-                record = attempt("talk", talk, patience)
+                record = attempt("talk", talk, talk["patience"] if "patience" in talk else patience)
                 if "relay" in talk:
                     record["relayed"] = talk["relay"].get("works", False)
                 records[talk["name"]] = dict(record, answers=talk["answers"])

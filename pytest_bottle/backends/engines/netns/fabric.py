@@ -25,13 +25,19 @@ from pytest_bottle.backends.engines.netns.rtnetlink import (
     Netlink,
     Rule,
 )
-from pytest_bottle.backends.engines.netns.subnets import EGRESS_POOL, INTERNAL_POOL, Subnet
+from pytest_bottle.backends.engines.netns.subnets import (
+    EGRESS_POOL,
+    INTERNAL_POOL,
+    POOL6,
+    PREFIX6,
+    Subnet,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _LAB_V4, _HOST_V4 = "198.18.0.1", "198.18.0.2"
-_LAB_V6, _HOST_V6 = "fd87:ffff::1", "fd87:ffff::2"
+_LAB_V6, _HOST_V6 = f"{PREFIX6}f::1", f"{PREFIX6}f::2"
 #: A router asks for its neighbours from a link-local address (RFC 4861, 7.2.2). The kernel's own
 #: one comes with the link's carrier, up to a second late: so each router has one from the start.
 _ROUTER: Final = "fe80::1/64"
@@ -88,7 +94,7 @@ class Network(NamedTuple):
 
     def ipv6(self, number: int) -> str | None:
         """The IPv6 address of a host number; an internal network has none."""
-        return None if self.internal else f"fd87:{self.number:x}::{number:x}"
+        return None if self.internal else f"{PREFIX6}1:{self.number:x}::{number:x}"
 
 
 class Attachment(NamedTuple):
@@ -146,7 +152,7 @@ class Fabric:
         lab.netlink.route("::/0", device="lo", kind=RTN_LOCAL)
         for pool in (INTERNAL_POOL, EGRESS_POOL):
             lab.netlink.route(pool, via=_HOST_V4)
-        lab.netlink.route("fd87::/16", via=_HOST_V6)
+        lab.netlink.route(POOL6, via=_HOST_V6)
         lab.netlink.flush()
 
     def _turn_away(self) -> None:

@@ -60,6 +60,10 @@ class Subnet(NamedTuple):
 #: Every internal network is a /24 of the first, every egress network a /24 of the second.
 INTERNAL_POOL: Final = "10.86.0.0/16"
 EGRESS_POOL: Final = "10.87.0.0/16"
+#: All IPv6 networks are of one unique local prefix, too long to be drawn by chance (RFC 4193
+#: section 3.2.3): every other address is the lab's, and a check sends to addresses that it draws.
+PREFIX6: Final = "fd87:b077:1e0"
+POOL6: Final = f"{PREFIX6}0::/44"
 #: What no network of a bottle may cover, and what it is there for.
 _RESERVED: Final = {
     INTERNAL_POOL: "the engine's own internal networks",
