@@ -104,6 +104,23 @@ def test_silence_is_a_timeout_and_the_rest_is_not_said(listen: Listen) -> None:
     assert record["talks"]["0"] == {"outcome": "timeout", "answers": [""]}
 
 
+def test_a_conversation_may_have_a_patience_of_its_own(listen: Listen) -> None:
+    """Who has one waits so long, whatever the others' is."""
+
+    def late(sock: socket.socket) -> None:
+        read_head(sock)
+        time.sleep(0.5)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        read_all(sock)
+
+    one = {"host": HERE, "port": listen(late), "steps": [step(b"GET / HTTP/1.0\r\n\r\n", 1)]}
+    both = [{**one, "name": "short"}, {**one, "name": "long", "patience": 10.0}]
+
+    record = ask("talks", talks=both, patience=0.1, deadline=15.0)
+
+    assert [record["talks"][name]["outcome"] for name in ("short", "long")] == ["timeout", "talked"]
+
+
 def test_a_closed_port_refuses_a_conversation() -> None:
     """An error has its cause, as for every operation."""
     with nobody_listens() as port:

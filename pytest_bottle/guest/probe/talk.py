@@ -46,7 +46,7 @@ def talks(operation: Operation, deadline: float) -> Record:
                 if talk.get("group") and len(known) >= _MUTE and all(known):
                     records[talk["name"]] = {"outcome": "skipped", "answers": []}
                     continue
-                record = attempt("talk", talk, talk["patience"] if "patience" in talk else patience)
+                record = attempt("talk", talk, talk.get("patience") or patience)
                 if "relay" in talk:
                     record["relayed"] = talk["relay"].get("works", False)
                 records[talk["name"]] = dict(record, answers=talk["answers"])
