@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Feature, User
+from pytest_bottle.backends.contract import Feature, User, Vantage
 from pytest_bottle.conformance import telling
+from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.errors import Facts
+from pytest_bottle.firing import Operation
 from pytest_bottle.guest import dnswire
 from pytest_bottle.stimulus import new_nonce
 
@@ -15,13 +17,13 @@ if TYPE_CHECKING:
 
     from pytest_bottle.conformance.bench import Bench
     from pytest_bottle.conformance.plan import Plan
-    from pytest_bottle.firing import Operation, Record
+    from pytest_bottle.firing import Record
     from pytest_bottle.internet.records import Heard
 
 #: A zone that no bottle lets anybody ask for; PXY-02 wants to hear nothing of denied.test.
 ZONE = "elsewhere.test"
 #: The sidecar's own lookup of an allowed name: the control of every lookup that must not be heard.
-ALLOWED_LOOKUP = "DNS-03 sidecar"
+_ALLOWED_LOOKUP = "lookup by the sidecar"
 #: Seconds that a resolver inside may take; the answer from the far side is back in milliseconds.
 PATIENCE = 1.0
 
@@ -35,6 +37,13 @@ def resolve(zone: str) -> dict[str, object]:
     """A lookup under two names of its own: one by hand, one by the library."""
     raw, name = (f"{new_nonce()}.{zone}" for _ in range(2))
     return {"kind": "resolve", "raw": raw, "name": name, "deadline": PATIENCE}
+
+
+def plan_lookup(plan: Plan) -> None:
+    """Let the sidecar look an allowed name up, once for all checks that rest on it."""
+    operation = Operation(_ALLOWED_LOOKUP, Vantage.SIDECAR, resolve(ALLOWED))
+    if operation.name not in {other.name for other in plan.during}:
+        plan.during.append(operation)
 
 
 def fired(bench: Bench, prefix: str) -> list[Operation]:
@@ -81,8 +90,8 @@ def require_lookups_heard(bench: Bench) -> None:
     )
     if unmet:
         raise bench.inconclusive(unmet)
-    (asked,) = fired(bench, ALLOWED_LOOKUP)
+    (asked,) = fired(bench, _ALLOWED_LOOKUP)
     for key in ("raw", "name"):
         if not about(bench, [mark_of(str(asked.what[key]))]):
-            record = bench.evidence.volley.records.get(ALLOWED_LOOKUP)
+            record = bench.evidence.volley.records.get(_ALLOWED_LOOKUP)
             raise bench.inconclusive(f"a name that the sidecar asked for was not heard: {record}")

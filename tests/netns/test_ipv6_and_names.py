@@ -8,11 +8,12 @@ import pytest
 
 from pytest_bottle.backends.contract import Vantage
 from pytest_bottle.backends.engines.netns.subnets import PREFIX6
+from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.mutants.base import NetnsBackend
 from pytest_bottle.conformance.mutants.ipv6 import Version6
 from pytest_bottle.conformance.mutants.names import Forwards
 from pytest_bottle.errors import Inconclusive, Violation
-from tests.judging import run_check
+from tests.judging import named, run_check
 from tests.mute import Mute
 
 if TYPE_CHECKING:
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec
 
 pytestmark = pytest.mark.usefixtures("netns_works")
+
+
+# -- alone -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("identity", ["DNS-04", "DNS-06", "PXY-13"])
+def test_a_judge_of_names_rests_on_no_other_check(identity: str) -> None:
+    """Who fires it alone has its controls all the same."""
+    backend = NetnsBackend()
+    try:
+        checks = [named(one) for one in ("CTL-02", "PXY-01", identity)]
+        assert Bench(backend, checks=checks).run(checks[-1])
+    finally:
+        backend.close()
 
 
 # -- routers --------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from pytest_bottle.conformance import conditions
 from pytest_bottle.conformance.checks.ipv6 import block_frame
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.lookups import (
-    ALLOWED_LOOKUP,
     PATIENCE,
     ZONE,
     about,
     fired,
     mark_of,
+    plan_lookup,
     record_of,
     require_lookups_heard,
     require_unheard,
@@ -93,7 +93,7 @@ def _given_resolver(plan: Plan) -> None:
     for user in users(plan):
         name = f"{_ASKED} as {user.value}"
         plan.during.append(Operation(name, Vantage.AGENT, resolve(ZONE), user))
-    plan.during.append(Operation(ALLOWED_LOOKUP, Vantage.SIDECAR, resolve(ALLOWED)))
+    plan_lookup(plan)
 
 
 @check(
@@ -150,6 +150,7 @@ def _sweep(hosts: list[str]) -> dict[str, object]:
 
 
 def _everybody(plan: Plan) -> None:
+    plan_lookup(plan)
     hosts = _resolvers_nearby(plan)
     for user in users(plan):
         name = f"DNS-04 agent as {user.value}"

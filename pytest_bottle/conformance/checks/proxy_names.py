@@ -8,7 +8,7 @@ from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance import inward, talks
 from pytest_bottle.conformance.conditions import ALLOWED
 from pytest_bottle.conformance.dialects import DIALECTS, Destination
-from pytest_bottle.conformance.lookups import require_lookups_heard
+from pytest_bottle.conformance.lookups import plan_lookup, require_lookups_heard
 from pytest_bottle.conformance.registry import Severity, check
 from pytest_bottle.conformance.talks import Talk
 from pytest_bottle.errors import ConfigurationError
@@ -41,6 +41,7 @@ _WILDCARDS = ("*.allowed.test", ".allowed.test", "*allowed.test", "allowed.*", "
 
 
 def _around(plan: Plan) -> None:
+    plan_lookup(plan)
     held = [_ask(plan, form, name) for name in ("{a}", *_BESIDE) for form in _FORMS]
     plan.during.append(talks.conversations(_NEIGHBOURS, held, talks.PATIENT))
 

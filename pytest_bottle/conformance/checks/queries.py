@@ -13,6 +13,7 @@ from pytest_bottle.conformance.lookups import (
     about,
     fired,
     mark_of,
+    plan_lookup,
     record_of,
     require_lookups_heard,
     require_unheard,
@@ -37,6 +38,7 @@ _FOREIGN, _LISTED = "DNS-02 DoH", "DNS-02 DoH (allowed)"
 
 
 def _encrypted(plan: Plan) -> None:
+    plan_lookup(plan)
     for family in (4, 6) if Feature.IPV6 in plan.features else (4,):
         for kind, port in ((Tcp, 53), (Tcp, 853), (Udp, 853)):
             plan.block(
@@ -129,6 +131,7 @@ def _ask(zone: str, address: str) -> dict[str, object]:
 
 
 def _all_kinds(plan: Plan) -> None:
+    plan_lookup(plan)
     for user in users(plan):
         name = f"{_KINDS} as {user.value}"
         plan.during.append(Operation(name, Vantage.AGENT, _ask(ZONE, plan.target()), user))
@@ -189,6 +192,7 @@ _ASKED_BY = ("CONNECT", "GET", "POST", "SOCKS5", "SOCKS4a")
 
 
 def _refused(plan: Plan) -> None:
+    plan_lookup(plan)
     plan.during.append(talks.conversations(_REFUSED, [_refusal(plan, d) for d in _ASKED_BY]))
 
 
@@ -243,6 +247,7 @@ _MANY = 50
 
 
 def _children(plan: Plan) -> None:
+    plan_lookup(plan)
     questions = [[f"{new_nonce()}.{ALLOWED}", dnswire.A] for _ in range(_MANY)]
     what = {"kind": "ask", "questions": questions}
     plan.during.append(Operation(_CHILDREN, Vantage.AGENT, what))
