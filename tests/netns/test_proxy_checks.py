@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_bottle.backends.black_hole import BlackHole
-from pytest_bottle.backends.contract import Feature
+from pytest_bottle.backends.contract import Feature, Vantage
 from pytest_bottle.conformance import talks
 from pytest_bottle.conformance.bench import Bench
 from pytest_bottle.conformance.dialects import DIALECTS
-from pytest_bottle.conformance.mutants.base import NetnsBackend, open_mutant
+from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend, open_mutant
 from pytest_bottle.errors import Inconclusive, Violation
-from tests.judging import named
+from tests.judging import named, taken_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,32 @@ class Unrecorded(NetnsBackend):
     def audit(self, topology: Topology) -> Sequence[Mapping[str, object]]:
         """Nobody may ask for what there is not."""
         raise AssertionError(f"the audit record of {topology.id} was asked for")
+
+
+class Unasked(Meddler):
+    """A CONNECT that has to be refused never gets to the proxy: the machine is too busy."""
+
+    def meddle(self, errand: Errand) -> Errand:
+        """Say nothing in its place, and give up soon."""
+        if errand.vantage is not Vantage.AGENT or b"behind a refused CONNECT" not in errand.stdin:
+            return errand
+        program, request = taken_apart(errand.stdin)
+        for operation in request["operations"]:
+            for talk in operation.get("talks", ()):
+                if talk["name"] == "words behind a refused CONNECT":
+                    talk["steps"][0]["send"], talk["patience"] = "", 0.2
+        return errand._replace(stdin=program + json.dumps(request).encode())
+
+
+def test_a_proxy_that_was_not_heard_to_refuse_is_not_said_to_hold_on() -> None:
+    """PXY-05 wants the proxy to close what it refused: without an answer, nothing is known."""
+    backend = Unasked()
+    try:
+        checks = [named(one) for one in ("CTL-02", "PXY-01", "PXY-05")]
+        with pytest.raises(Inconclusive, match="nothing is answered"):
+            Bench(backend, checks=checks).run(checks[-1])
+    finally:
+        backend.close()
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def _undeclared(plan: Plan) -> None:
     nonce = new_nonce()
     url = b"http://%s/%s" % (ALLOWED.encode(), nonce.encode())
     asked.append(Talk(_DECLARED, at, request(url, b"Host: " + ALLOWED.encode()), nonce))
-    plan.during.append(talks.conversations(_PORTS, asked))
+    plan.during.append(talks.conversations(_PORTS, asked, talks.PATIENT))
 
 
 def _direct(port: int) -> str:

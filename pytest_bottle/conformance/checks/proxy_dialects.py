@@ -68,7 +68,8 @@ def _cell(plan: Plan, at: Endpoint, dialect: str, column: str, address: str = ""
     v4, v6 = plan.internet.addresses_of(ALLOWED if allowed else BARRED)
     host = ALLOWED if allowed else f"{nonce}.{BARRED}"
     to = Destination(host.encode(), address or v4, address or v6, nonce)
-    return Talk(f"{dialect} {column} at {at}", at, DIALECTS[dialect](to), nonce, address)
+    steps, patience = DIALECTS[dialect](to), _FORMS.get(dialect, talks.PATIENCE)
+    return Talk(f"{dialect} {column} at {at}", at, steps, nonce, address, patience=patience)
 
 
 @check(

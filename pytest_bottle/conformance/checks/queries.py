@@ -193,7 +193,9 @@ _ASKED_BY = ("CONNECT", "GET", "POST", "SOCKS5", "SOCKS4a")
 
 def _refused(plan: Plan) -> None:
     plan_lookup(plan)
-    plan.during.append(talks.conversations(_REFUSED, [_refusal(plan, d) for d in _ASKED_BY]))
+    plan.during.append(
+        talks.conversations(_REFUSED, [_refusal(plan, d) for d in _ASKED_BY], talks.PATIENT)
+    )
 
 
 def _refusal(plan: Plan, dialect: str) -> Talk:
