@@ -65,8 +65,12 @@ def _denied(plan: Plan) -> None:
     }
     plan.first.append(Operation(_OPEN_GET, Vantage.SIDECAR, control))
     for name, scheme in ((_DENIED_GET, "http"), (_DENIED_CONNECT, "https")):
-        what = {"kind": "http", "proxy": "environment"}
-        what["url"] = f"{scheme}://{new_nonce()}.{DENIED}/"
+        what = {
+            "kind": "http",
+            "proxy": "environment",
+            "url": f"{scheme}://{new_nonce()}.{DENIED}/",
+            "deadline": talks.PATIENT,  # an answer is due
+        }
         plan.during.append(Operation(name, Vantage.AGENT, what))
 
 
