@@ -139,7 +139,7 @@ class Post:
             "udp": [port],
             "addresses": [*addresses],
         }
-        what |= {"until": self._last, "deadline": _LONGEST, **more}
+        what |= {"until": [self._last], "deadline": _LONGEST, **more}
         self._listener = Operation(f"listener at {vantage.value}", vantage, what)
         self._controls: list[Operation] = []
         self._volley = Volley()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends.contract import Vantage
 from pytest_bottle.conformance.encounters import merge
 from pytest_bottle.conformance.plan import HEAD_START, INSIDE_PORT
 from pytest_bottle.firing import Operation, fire
@@ -14,15 +15,15 @@ from pytest_bottle.firing import Operation, fire
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pytest_bottle.backends.contract import Backend, Topology
+    from pytest_bottle.backends.contract import Backend, Topology, Vantage
     from pytest_bottle.conformance.plan import Plan
     from pytest_bottle.firing import Volley
     from pytest_bottle.stimulus import Shot
 
 #: Seconds that a stimulus to a guest on a network beside its sender may take.
 _NEARBY = 0.3
-#: Guests that are listened at, in this order: what the neighbour sends may be answered late.
-_EARS = (Vantage.NEIGHBOUR, Vantage.AGENT)
+#: Seconds after which a control counts as lost; it mostly takes a moment.
+_PATIENCE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +45,34 @@ class Inside:
     def __init__(self, backend: Backend, topology: Topology, plan: Plan, volley: Volley) -> None:
         self._fire = partial(fire, backend, topology)
         self._claims = [claim for claim in plan.claims if claim.ear is not None]
-        self._ears = [ear for ear in _EARS if any(claim.ear is ear for claim in self._claims)]
         self._volley = volley
 
-    def claimed(self) -> dict[Vantage, Visits]:
-        """Fire the claims about one guest after the other."""
-        visits: dict[Vantage, Visits] = {}
-        for ear in self._ears:
-            visits |= self._listen([ear], [c.shot for c in self._claims if c.ear is ear])
-        return visits
+    def claimed(self, ear: Vantage) -> dict[Vantage, Visits]:
+        """Fire the claims about one guest."""
+        claims = [claim for claim in self._claims if claim.ear is ear]
+        what = {"deadline": HEAD_START + _NEARBY}
+        listeners = [_listener(ear, what)] if claims else []
+        return self._listen(listeners, [claim.shot for claim in claims], _NEARBY)
 
     def controlled(self) -> dict[Vantage, Visits]:
-        """Fire the sidecar's controls at all of them."""
-        return self._listen(self._ears, [claim.mirror for claim in self._claims])
+        """Fire the sidecar's controls at all of them, and listen until all have come."""
+        mirrors: dict[Vantage, list[Shot]] = defaultdict(list)
+        for claim in self._claims:
+            if claim.ear is not None:
+                mirrors[claim.ear].append(claim.mirror)
+        listeners = [
+            _listener(ear, {"deadline": HEAD_START + _PATIENCE, "until": _words(shots)})
+            for ear, shots in mirrors.items()
+        ]
+        return self._listen(listeners, itertools.chain(*mirrors.values()), _PATIENCE)
 
-    def _listen(self, at: Sequence[Vantage], shots: Iterable[Shot]) -> dict[Vantage, Visits]:
+    def _listen(
+        self, listeners: Sequence[Operation], shots: Iterable[Shot], deadline: float
+    ) -> dict[Vantage, Visits]:
+        at = [listener.vantage for listener in listeners]
         # Counted before and after by others than the listener: it may start late, or end early.
         before = self._count(at)
-        ports = [INSIDE_PORT]
-        what = {"kind": "listen", "tcp": ports, "udp": ports, "deadline": HEAD_START + _NEARBY}
-        listeners = [Operation(f"listener at {ear.value}", ear, what) for ear in at]
-        more = self._fire([*listeners, *map(Operation.of, shots)], _NEARBY)
+        more = self._fire([*listeners, *map(Operation.of, shots)], deadline)
         merge(self._volley, more)
         after = self._count(at)
         return {
@@ -84,6 +92,17 @@ class Inside:
             ear: records.get(o.name, {}).get("counters", {}).get("after", {})
             for ear, o in reads.items()
         }
+
+
+def _listener(ear: Vantage, what: Mapping[str, object]) -> Operation:
+    ports = [INSIDE_PORT]
+    orders = {"kind": "listen", "tcp": ports, "udp": ports, **what}
+    return Operation(f"listener at {ear.value}", ear, orders)
+
+
+def _words(shots: Iterable[Shot]) -> list[str]:
+    """Name what a listener is going to be told; nobody listens for an echo request."""
+    return [shot.nonce for shot in shots if shot.stimulus.key.protocol != "icmp"]
 
 
 def visited(

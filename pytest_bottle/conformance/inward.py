@@ -156,7 +156,7 @@ def _listening(bench: Bench, topology: Topology) -> Iterator[dict[Vantage, list[
     visits: dict[Vantage, list[str]] = {}
     doors = _doors(bench)
     what: dict[str, object] = {"kind": "listen", "tcp": [PORT], "addresses": ["0.0.0.0", "::"]}
-    what |= {"until": _ENOUGH, "deadline": _LISTENING}
+    what |= {"until": [_ENOUGH], "deadline": _LISTENING}
     with ThreadPoolExecutor(len(doors)) as pool:
         rounds: Mapping[_Door, Future[Record]] = {
             door: pool.submit(bench.probe, door.vantage, what, topology=topology) for door in doors

@@ -1,8 +1,9 @@
 """The survey: every stimulus of every check in one window, closed by the witness's heartbeats.
 
 The order is what makes silence worth something: the sidecar speaks on every key (CTL-01), then the
-claims and their mirrors are fired at once, then the sweeps, then what must not reach a guest, and
-then the sidecar speaks on every key again (CTL-03). What is heard late is heard all the same.
+claims and their mirrors are fired at once, then the sweeps, and then the sidecar speaks on every
+key again (CTL-03). What must not reach a guest is fired while that guest is quiet. What is heard
+late is heard all the same.
 The rows of a user's own policy come behind all this, see :mod:`pytest_bottle.conformance.rounds`.
 """
 
@@ -171,24 +172,31 @@ def _fire(backend: Backend, topology: Topology, plan: Plan) -> Evidence:
     start = internet.mark()
     volley = fire(backend, topology, [*map(_patient, before), *plan.first])
     opened = internet.mark()
-    merge(volley, fire(backend, topology, _operations(plan)))
-    window = _settled(internet, start)
     inside = Inside(backend, topology, plan, volley)
-    # Nobody but their sender hears of the sweeps inside, so that who listens there can do so now.
-    # Each has a probe of its own: threads that all send take twice the processor's time.
+    operations = _operations(plan)
+    # The neighbour speaks after it has listened, since what it sends may be answered late.
+    speaking = [one for one in operations if one.vantage is Vantage.NEIGHBOUR]
+    speaking += [sweep.control for sweep in plan.sweeps]
     with ThreadPoolExecutor(max(1, len(plan.sweeps))) as pool:
+        others = [one for one in operations if one.vantage is not Vantage.NEIGHBOUR]
+        firing = pool.submit(fire, backend, topology, others)
+        claimed = inside.claimed(Vantage.NEIGHBOUR)
+        merge(volley, firing.result())
+        window = _settled(internet, start)
+        # Nobody but their sender hears of the sweeps inside, so others can listen there meanwhile.
+        # Each has a probe of its own: threads that all send take twice the processor's time.
         sweeping = [
             pool.submit(fire, backend, topology, [sweep.operation], 10.0) for sweep in plan.sweeps
         ]
-        claimed = inside.claimed()
+        claimed |= inside.claimed(Vantage.AGENT)
+        merge(volley, fire(backend, topology, speaking))
         for each in sweeping:
             merge(volley, each.result())
-    # Their controls come later: the neighbour must hear nothing while it listens.
-    merge(volley, fire(backend, topology, [sweep.control for sweep in plan.sweeps]))
-    swept = _settled(internet, window.end)
-    controlled = inside.controlled()
-    merge(volley, fire(backend, topology, map(_patient, after)))
-    tail = _settled(internet, swept.end)
+        swept = _settled(internet, window.end)
+        beating = pool.submit(fire, backend, topology, map(_patient, after))
+        controlled = inside.controlled()
+        merge(volley, beating.result())
+        tail = _settled(internet, swept.end)
     # Last, and not in the tail: where these go, other checks want to hear nothing at all.
     own = rounds.conduct(backend, topology, plan.asked, volley)
     return Evidence(

@@ -102,7 +102,7 @@ def test_the_listener_ends_with_the_last_word(port: int) -> None:
     records: list[Record] = []
 
     def listener() -> None:
-        records.append(ask("listen", tcp=[port], udp=[port], until="enough", deadline=20))
+        records.append(ask("listen", tcp=[port], udp=[port], until=["enough"], deadline=20))
 
     thread = threading.Thread(target=listener)
     thread.start()
@@ -114,13 +114,32 @@ def test_the_listener_ends_with_the_last_word(port: int) -> None:
     assert [said for *_, said in records[0]["visitors"]] == ["first\n", "BOTTLE enough\n"]
 
 
+def test_the_listener_waits_for_all_words(port: int) -> None:
+    """Of two words neither ends it alone, by whichever protocol they come, and in any order."""
+    records: list[Record] = []
+
+    def listener() -> None:
+        records.append(ask("listen", tcp=[port], udp=[port], until=["one", "two"], deadline=20))
+
+    thread = threading.Thread(target=listener)
+    thread.start()
+    with connect(port) as sock:
+        sock.sendall(b"BOTTLE two\n")
+        sock.recv(100)
+    assert thread.is_alive()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"one", (HERE, port))
+    thread.join(5)
+    assert [said for *_, said in records[0]["visitors"]] == ["BOTTLE two\n", "one"]
+
+
 def test_the_listener_binds_what_it_is_told(port: int) -> None:
     """On given addresses it hears who comes there, by IPv4 and by IPv6 alike."""
     records: list[Record] = []
 
     def listener() -> None:
         places = ["127.0.0.1", "::1"]
-        record = ask("listen", tcp=[port], addresses=places, until="enough", deadline=20)
+        record = ask("listen", tcp=[port], addresses=places, until=["enough"], deadline=20)
         records.append(record)
 
     thread = threading.Thread(target=listener)

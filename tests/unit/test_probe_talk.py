@@ -232,7 +232,7 @@ def serve_all(door: socket.socket, serve: Callable[[socket.socket], None]) -> No
 def test_a_word_ends_a_listener(port: int) -> None:
     """The listener reports at once, long before its deadline."""
     records: list[Record] = []
-    orders = {"tcp": [port], "until": "ENOUGH", "deadline": 30.0}
+    orders = {"tcp": [port], "until": ["ENOUGH"], "deadline": 30.0}
     thread = threading.Thread(target=lambda: records.append(ask("listen", **orders)))  # type: ignore[arg-type]
     thread.start()
     for word in (b"first", b"ENOUGH"):
@@ -244,7 +244,7 @@ def test_a_word_ends_a_listener(port: int) -> None:
 def test_a_listener_hears_both_families(port: int) -> None:
     """With an address of each family it takes visitors of both."""
     records: list[Record] = []
-    orders = {"tcp": [port], "until": "ENOUGH", "deadline": 30.0, "addresses": ["0.0.0.0", "::"]}
+    orders = {"tcp": [port], "until": ["ENOUGH"], "deadline": 30.0, "addresses": ["0.0.0.0", "::"]}
     thread = threading.Thread(target=lambda: records.append(ask("listen", **orders)))  # type: ignore[arg-type]
     thread.start()
     if not socket.has_ipv6:

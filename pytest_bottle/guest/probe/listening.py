@@ -36,7 +36,7 @@ _RECEIVED = (
 def listen(operation: Operation, deadline: float) -> Record:
     """Listen for visitors until the deadline; report each, with the first bytes it sent.
 
-    One who says the word ``until`` is the last, so that nobody need guess how long it takes.
+    Once all words of ``until`` were said it ends, so that nobody need guess how long it takes.
     A visitor that our answers do not reach cannot be accepted: it stays half open, and the kernel's
     counters, from before and after, tell that it came. ``groups`` are multicast groups to be in;
     ``watch`` names ports of somebody else's, for half-open visitors only.
@@ -51,7 +51,7 @@ def listen(operation: Operation, deadline: float) -> Record:
             for port in operation.get(name, ())
             for address in filter(_is_known, operation.get("addresses", ("0.0.0.0",)))
         ]
-        visitors = attend(doors, end, greeting, operation.get("until"))
+        visitors = attend(doors, end, greeting, operation.get("until", ()))
         half_open = _half_open([*operation.get("tcp", ()), *operation.get("watch", ())])
     return {
         "outcome": "listened",
@@ -144,12 +144,15 @@ def greeting(kind: str, said: bytes) -> bytes:
 
 
 def attend(
-    doors: list[socket.socket], end: float, reply: Reply, until: str | None = None
+    doors: list[socket.socket], end: float, reply: Reply, until: Iterable[str] = ()
 ) -> list[Visitor]:
-    """Receive visitors until the end; those that connect and say nothing come last."""
+    """Receive visitors until the end, or until they have said all words of ``until``.
+
+    Those that connect and say nothing come last.
+    """
     visitors: list[Visitor] = []
     silent: dict[socket.socket, Visitor] = {}
-    while time.monotonic() < end and not (until and any(until in str(v[3]) for v in visitors)):
+    while time.monotonic() < end and not (until and _all_said(until, visitors)):
         left = max(0.0, end - time.monotonic())
         for sock in select.select([*doors, *silent], [], [], left)[0]:
             with contextlib.suppress(BlockingIOError):  # it has gone again
@@ -164,6 +167,10 @@ def attend(
         sock.close()
         visitors.append([*visitor, ""])
     return visitors
+
+
+def _all_said(words: Iterable[str], visitors: list[Visitor]) -> bool:
+    return all(any(word in str(visitor[3]) for visitor in visitors) for word in words)
 
 
 def _converse(sock: socket.socket, reply: Reply) -> str:
