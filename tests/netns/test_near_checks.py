@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 import pytest
 
-from pytest_bottle.backends.contract import Vantage
-from pytest_bottle.conformance.mutants.base import Errand, Meddler
+from pytest_bottle.backends.contract import ExecResult, Vantage
+from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend
 from pytest_bottle.errors import Inconclusive, Violation
-from tests.judging import run_check
+from tests.judging import run_check, taken_apart
 from tests.mute import Mute
+
+if TYPE_CHECKING:
+    from pytest_bottle.backends.contract import Topology
+    from pytest_bottle.spec import BottleSpec
 
 pytestmark = pytest.mark.usefixtures("netns_works")
 
@@ -36,6 +43,68 @@ def test_without_its_control_it_proves_nothing(
     """Silence where nobody could have been heard is inconclusive."""
     with pytest.raises(Inconclusive, match=why):
         run_check(Mute(*silent), identity)
+
+
+class SidecarOfVersion6(NetnsBackend):
+    """The sidecar has IPv6 on inside, by its link-local address, and maybe a service there."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._port = port
+        super().__init__()
+
+    def up(self, spec: BottleSpec) -> Topology:
+        """Turn it on at its second network, the internal one, and start the service."""
+        topology = super().up(spec)
+        changes = [["sysctl", f"net/ipv6/conf/eth1/{name}", "0"] for name in _OFF]
+        self.netns.configure(topology.sidecar.name, changes)
+        if self._port:
+            argv = [topology.python, "-c", _SERVICE, str(self._port)]
+            assert self.exec(topology, Vantage.SIDECAR, argv, timeout=20).ok
+        return topology
+
+
+_OFF = ("accept_dad", "disable_ipv6")
+_SERVICE = """
+import os, socket, sys, time
+sock = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6)
+if os.fork():
+    os._exit(0)
+for descriptor in (0, 1, 2):
+    os.close(descriptor)
+time.sleep(600)
+"""
+
+
+def test_a_sidecar_on_the_link_without_a_door_is_fine() -> None:
+    """It answers a call by IPv6, and a sweep of every port finds nothing."""
+    seen = run_check(SidecarOfVersion6(), "IP6-03")
+
+    assert "1 others answer on the link, none with a door of 65535" in seen
+
+
+def test_a_door_that_nobody_thought_of_is_found() -> None:
+    """A service of the sidecar's on any port of its link-local address is a way in."""
+    with pytest.raises(Violation, match=r"doors on the link: fe80:.* tcp/43117\n"):
+        run_check(SidecarOfVersion6(43117), "IP6-03")
+
+
+def test_a_sweep_that_finds_no_open_door_proves_nothing() -> None:
+    """Its control is a door of the suite's own beside it."""
+    with pytest.raises(Inconclusive, match="a sweep does not find the bystander's door"):
+        run_check(BlindSweep(), "IP6-03")
+
+
+class BlindSweep(SidecarOfVersion6, Meddler):
+    """A sweep says that it has tried every door, and has not."""
+
+    def meddle(self, errand: Errand) -> Errand | ExecResult:
+        """Answer in its name."""
+        if b'"kind": "doors"' not in errand.stdin:
+            return errand
+        names = [one["id"] for one in taken_apart(errand.stdin)[1]["operations"]]
+        record = {"outcome": "answered", "count": 65535, "open": [], "answered": []}
+        lines = [*({"id": name, **record} for name in names), {"done": len(names)}]
+        return ExecResult(0, "\n".join(map(json.dumps, lines)).encode(), b"")
 
 
 class SameSegment(Meddler):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.contract import Feature, Vantage
 from pytest_bottle.conformance.checks.lateral import users
+from pytest_bottle.conformance.checks.proxy_doors import USUAL_UDP
 from pytest_bottle.conformance.encounters import NEARBY, Post, knocks, settle, some_port
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
 from pytest_bottle.firing import Operation, fire
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 _CALLING = 0.4
 #: Seconds for the privileged probe and the bystander to hear each other by IPv6.
 _PATIENCE = 8.0
-#: Ports on which something may listen that nobody has thought of, besides the sidecar's own.
-_SERVICES = (22, 53, 80, 111, 443, 2375, 5353, 5355, 8080, 9090)
+#: Seconds that a sweep of every door may take: who drops what comes is waited for at each.
+_SWEEPING = 120.0
+_PORTS = 65535
 
 
 @check(
@@ -45,15 +47,17 @@ _SERVICES = (22, 53, 80, 111, 443, 2375, 5353, 5355, 8080, 9090)
 def no_link_local_host(bench: Bench) -> str:
     """The host's link-local address on the internal network, and that of anything else there,
     accepts nothing but what the sidecar's proxy does: neither from the agent nor from a privileged
-    probe beside it that has IPv6 on. The host is judged by a canary of its own; at others some
-    well-known TCP ports stand for the catalogue's sweep, for nothing there listens by our order.
+    probe beside it that has IPv6 on. The host is judged by a canary of its own, and whoever answers
+    on the link by a sweep of every TCP port and the usual ones of UDP, which must first find the
+    one door that the suite opens at its bystander there.
     """
     why = bench.unmet()
     with bench.another() as topology:
         link = _look_around(bench, topology)
         note = _try_host(bench, topology, link, why or link.mute)
         _require_closed(bench, topology, link)
-        return f"{len(link.others)} answer on the link, none with a door; the host: {note}"
+        doors = f", none with a door of {_PORTS}" if link.others else ""
+        return f"{len(link.others)} others answer on the link{doors}; the host: {note}"
 
 
 class _Link(NamedTuple):
@@ -171,17 +175,48 @@ def _try_host(bench: Bench, topology: Topology, link: _Link, why: str) -> str:
 
 
 def _require_closed(bench: Bench, topology: Topology, link: _Link) -> None:
-    """Require that whoever answers on the link has no open port, but the sidecar its proxy's."""
-    proxy = topology.proxy.port
-    tries = [
-        (knocks(Vantage.PRIVILEGED, f"{host}%eth0", port)[0], host, port)
-        for host in link.others
-        for port in sorted({*_SERVICES, proxy})
-        if port != proxy or host not in link.addresses[Vantage.SIDECAR]
-    ]
-    volley = fire(bench.backend, topology, [one for one, *_ in tries], NEARBY)
-    opened = [
-        f"{host} tcp/{port}" for one, host, port in tries if volley.outcome(one.name) == "connected"
-    ]
+    """Require that whoever answers on the link has no open door, but the sidecar its proxy's."""
+    if not link.others:
+        return
+    _require_sight(bench, topology, link)
+    sweeps = [Operation(host, Vantage.PRIVILEGED, _sweep(host)) for host in link.others]
+    volley = fire(bench.backend, topology, sweeps)
+    opened: list[str] = []
+    for host in link.others:
+        record = volley.records.get(host, {})
+        own = {topology.proxy.port} if host in link.addresses[Vantage.SIDECAR] else set()
+        opened += [f"{host} tcp/{port}" for port in record.get("open", ()) if port not in own]
+        opened += [f"{host} udp/{port}" for port in record.get("answered", ())]
     if opened:
         raise bench.violation(f"doors on the link: {', '.join(opened)}")
+    for host in link.others:
+        seen = volley.records.get(host, {})
+        if seen.get("count") != _PORTS:
+            why = seen or volley.failures
+            raise bench.inconclusive(f"the sweep of {host} is not complete: {why}")
+
+
+def _require_sight(bench: Bench, topology: Topology, link: _Link) -> None:
+    """Require that a sweep finds a door that there is, at the bystander, who has IPv6 on."""
+    port = some_port()
+    host = min(link.addresses[Vantage.BYSTANDER] & link.responders[Vantage.PRIVILEGED])
+    post = Post(
+        *(bench.backend, topology, Vantage.BYSTANDER, port),
+        callers=[(Vantage.PRIVILEGED, f"{host}%eth0")],
+        addresses=["::"],
+    )
+    look = Operation("look", Vantage.PRIVILEGED, {**_sweep(host), "first": port, "last": port})
+    with post.open():
+        volley = fire(bench.backend, topology, [look])
+    seen = volley.records.get("look", {})
+    if post.deaf or seen.get("open") != [port]:
+        raise bench.inconclusive(post.deaf or f"a sweep does not find the bystander's door: {seen}")
+
+
+def _sweep(host: str) -> dict[str, object]:
+    return {
+        "kind": "doors",
+        "host": f"{host}%eth0",
+        "udp": [*USUAL_UDP],
+        "deadline": _SWEEPING,
+    }

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Seconds for a sweep of all ports at the most, and for the listener that it has to find.
 _SWEEPING, _LISTENING = 60.0, 90.0
 #: Doors of UDP that somebody usually stands behind.
-_UDP = (
+USUAL_UDP = (
     *(53, 67, 69, 111, 123, 137, 161, 443, 500, 514, 520, 1194, 1434, 1812, 1900, 2049, 3478),
     *(4500, 4789, 5060, 5353, 5355, 8080, 8125, 8443, 8472, 9099, 10000, 11211, 27015, 33434),
     *(47808, 51820),
@@ -84,7 +84,7 @@ def one_door(bench: Bench) -> str:
         addresses=(inner, outer),
         more={"deadline": _LISTENING},
     )
-    sweep = {"kind": "doors", "host": inner, "udp": [*_UDP], "deadline": _SWEEPING}
+    sweep = {"kind": "doors", "host": inner, "udp": [*USUAL_UDP], "deadline": _SWEEPING}
     operations = [
         Operation("sweep", Vantage.AGENT, sweep),
         Operation("sockets", Vantage.SIDECAR, {"kind": "sockets"}),
@@ -108,7 +108,8 @@ def one_door(bench: Bench) -> str:
         why = f"the sweep did not find {sorted(missing)}" if missing else str(volley.failures)
         raise bench.inconclusive(canary.deaf or f"{why}: {seen.get('outcome')}")
     silent = f", {len(seen['silent'])} of them silent" if seen["silent"] else ""
-    return f"65535 tcp ports{silent} and {len(_UDP)} udp ports, open {sorted(_declared(topology))}"
+    swept = f"65535 tcp ports{silent} and {len(USUAL_UDP)} udp ports"
+    return f"{swept}, open {sorted(_declared(topology))}"
 
 
 def _waiting(own: Record, inner: str) -> set[int]:

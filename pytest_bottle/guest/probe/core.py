@@ -137,6 +137,12 @@ def packed(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
+def place(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """A socket's address; of a zone, as in ``fe80::1%eth0``, Python wants the number (RFC 4007)."""
+    address, zone, device = host.partition("%")
+    return (address, port, 0, socket.if_nametoindex(device)) if zone else (host, port)
+
+
 def table(path: str) -> list[list[str]]:
     """The words of a table's lines; a kernel without IPv6 has no such table."""
     try:

@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 
-from pytest_bottle.guest.probe.core import ECHO, Timeout, limit, operation, packed
+from pytest_bottle.guest.probe.core import ECHO, Timeout, limit, operation, packed, place
 from pytest_bottle.guest.probe.netlink import add_route
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ def tcp(operation: Operation, deadline: float) -> Record:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, _TCP_FASTOPEN_CONNECT, 1)
         sock.settimeout(deadline)
-        sock.connect(_place(operation["host"], operation["port"]))
+        sock.connect(place(operation["host"], operation["port"]))
         return dict(_echo(sock, operation["nonce"].encode(), end), outcome="connected")
 
 
@@ -62,7 +62,7 @@ def udp(operation: Operation, deadline: float) -> Record:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("", operation["source"]))
         _address_many(sock, operation)
-        sock.connect(_place(operation["host"], operation["port"]))
+        sock.connect(place(operation["host"], operation["port"]))
         # Before any deadline is set: a datagram that waits for its turn has not timed out.
         sock.send(around(operation, nonce))
         sock.settimeout(deadline if due else 0.05)
@@ -79,12 +79,6 @@ def _address_many(sock: socket.socket, operation: Operation) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         device = operation.get("device", "eth0").encode()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
-
-
-def _place(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """A socket's address; of a zone, as in ``fe80::1%eth0``, Python wants the number (RFC 4007)."""
-    address, zone, device = host.partition("%")
-    return (address, port, 0, socket.if_nametoindex(device)) if zone else (host, port)
 
 
 @operation("icmp")

@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 
-from pytest_bottle.guest.probe.core import Timeout, operation, table
+from pytest_bottle.guest.probe.core import Timeout, operation, place, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _tried(host: str, ports: range) -> dict[int, str]:
             if sock is None:
                 sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _AT_A_TIME)
-            answer = _answer(sock.connect_ex((host, port)))
+            answer = _answer(sock.connect_ex(place(host, port)))
             if answer == "silent":
                 return {**answers, **_knock(host, range(port, ports.stop))}
             if answer == "open":
@@ -78,7 +78,7 @@ def _knock(host: str, ports: range) -> dict[int, str]:
         for port in ports:
             sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             sock.settimeout(0)
-            number = sock.connect_ex((host, port))
+            number = sock.connect_ex(place(host, port))
             if number == errno.EINPROGRESS:
                 waiting[sock.fileno()] = port, sock
                 poller.register(sock, select.POLLOUT)
@@ -108,7 +108,7 @@ def _ask(host: str, ports: list[int]) -> list[int]:
             sock = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
             sock.settimeout(0)
             with contextlib.suppress(OSError):
-                sock.connect((host, port))
+                sock.connect(place(host, port))
                 sock.send(_QUESTION)
                 socks[sock] = port
         end = time.monotonic() + _PATIENCE
