@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_bottle.conformance import profiles
 
@@ -58,6 +58,23 @@ class Flaw:
     always: bool = False
 
 
+class FeatureResult(NamedTuple):
+    """What became of one feature: of the gating checks that need it and could run.
+
+    Attributes:
+        state: ``supported`` (it is declared, and every check behind it ran and passed), ``waived``
+            (some are excused), ``failed`` (some are red), ``unproven`` (some did not run, or there
+            is none), or ``not declared``. As for gateway-api's features, a declaration alone is
+            worth nothing (kubernetes-sigs/gateway-api#3651).
+        checks: how many there are behind it; ``passed``: how many of them have.
+    """
+
+    name: str
+    state: str
+    checks: int
+    passed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Assessment:
     """What a run comes to.
@@ -97,9 +114,44 @@ class Assessment:
         return next((row.facts["bench"] for row in self.rows if row.facts.get("bench")), _NOTHING)
 
     @property
+    def features(self) -> tuple[FeatureResult, ...]:
+        """What became of each feature that a planned check needs; none if no bottle came up."""
+        if "features" not in self.bench:
+            return ()
+        needed = {feature.value for row in self.rows if row.gating for feature in row.check.needs}
+        return tuple(self._feature(name) for name in sorted(needed))
+
+    def _feature(self, name: str) -> FeatureResult:
+        # A check that is not supported lacks another feature, and says nothing about this one.
+        verdicts = [
+            row.verdict
+            for row in self.rows
+            if row.gating and row.verdict != "not supported" and name in _needs(row)
+        ]
+        if name not in self.bench["features"]:
+            state = "not declared"
+        else:
+            worst = max(verdicts, key=VERDICTS.index, default="not run")
+            state = _STATES[worst]
+        return FeatureResult(name, state, len(verdicts), verdicts.count("passed"))
+
+    @property
     def foreign(self) -> list[str]:
         """The fixtures around checks that are not the suite's."""
         return sorted({name for row in self.rows for name in row.facts.get("foreign", ())})
+
+
+_STATES = {
+    "passed": "supported",
+    "waived": "waived",
+    "not run": "unproven",
+    "inconclusive": "failed",
+    "violated": "failed",
+}
+
+
+def _needs(row: Row) -> set[str]:
+    return {feature.value for feature in row.check.needs}
 
 
 def assess(

@@ -41,6 +41,7 @@ def record(assessment: Assessment, held: Settings, run: Mapping[str, Any]) -> di
         "counts": {name.replace(" ", "_"): n for name, n in assessment.counts.items()},
         "extent": "thorough" if held.thorough else "quick",
         "backend": _backend(assessment, held),
+        "features": [one._asdict() for one in assessment.features],
         "host": _host(),
         "run": _run(assessment, run),
         "checks": [_check(row) for row in assessment.rows],

@@ -326,6 +326,8 @@ def test_what_a_record_says(weakened: Any) -> None:
     assert (made["backend"]["name"], made["backend"]["mode"]) == ("netns", "lab")
     assert "lab" in made["backend"]["features"]
     assert made["backend"]["contradictions"] == []
+    root = {"name": "exec-root", "state": "supported", "checks": 2, "passed": 2}
+    assert root in made["features"]
     assert (made["profile"]["name"], made["profile"]["gating"]) == ("tiny@1", 2)
     assert made["counts"]["passed"] == 2
     assert made["run"]["exit_status"] == 0
@@ -354,6 +356,8 @@ def test_a_record_by_workers(pytester: pytest.Pytester, monkeypatch: pytest.Monk
     jsonschema.validate(made, json.loads(SCHEMA.read_text()))
     assert json.loads((pytester.path / "two.json").read_text()) == made
     assert (made["run"]["workers"], made["backend"]["mutant"]) == (2, "NET-01")
+    (lab,) = (one for one in made["features"] if one["name"] == "lab")
+    assert lab == {"name": "lab", "state": "failed", "checks": 1, "passed": 0}
     leak, _ = made["checks"]
     assert leak["verdict"] == "violated"
     (claim, *_) = [one for one in leak["evidence"] if one["finding"].startswith("leaked")]

@@ -13,11 +13,13 @@ from pytest_bottle.assessment import (
     PRINTED,
     VERDICTS,
     Assessment,
+    FeatureResult,
     Flaw,
     Row,
     assess,
     flaws_of,
 )
+from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance.registry import Level, all_checks
 
 CHECKS = [one for one in all_checks() if one.level is not Level.TRANSPARENT]
@@ -65,6 +67,49 @@ def test_a_worse_verdict_never_improves_a_result(verdicts: dict[str, str]) -> No
         worse = VERDICTS[VERDICTS.index(verdict) :]
         base = order.index(result({**verdicts, CORE.id: verdict}))
         assert all(order.index(result({**verdicts, CORE.id: one})) >= base for one in worse)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [
+        ("passed", "supported"),
+        ("waived", "waived"),
+        ("not run", "unproven"),
+        ("inconclusive", "failed"),
+        ("violated", "failed"),
+    ],
+)
+def test_a_feature_is_worth_what_the_worst_check_behind_it_is(verdict: str, state: str) -> None:
+    """All other checks that need it have passed, and a declaration alone is worth nothing."""
+    (feature,) = (one for one in features({ON_IPV6.id: verdict}) if one.name == "ipv6")
+    assert feature.state == state
+    assert feature.passed == feature.checks - (verdict != "passed")
+
+
+def test_a_feature_behind_which_nothing_ran_is_not_proven() -> None:
+    """Whatever is not supported says nothing: neither for a feature nor against it."""
+    behind = dict.fromkeys((c.id for c in GATING if Feature.IPV6 in c.needs), "not supported")
+    (feature,) = (one for one in features(behind) if one.name == "ipv6")
+    assert (feature.state, feature.checks, feature.passed) == ("unproven", 0, 0)
+
+
+def test_a_feature_that_nobody_declared() -> None:
+    """It is named, since a check needs it; and where no bottle came up, nobody knows of any."""
+    assert {one.state for one in features({}, declared=())} == {"not declared"}
+    assert Assessment("all", tuple(Row(check, "not run") for check in GATING)).features == ()
+
+
+(ON_IPV6, *_) = [one for one in GATING if Feature.IPV6 in one.needs]
+DECLARED = tuple(feature.value for feature in Feature)
+
+
+def features(
+    verdicts: dict[str, str], declared: tuple[str, ...] = DECLARED
+) -> tuple[FeatureResult, ...]:
+    """The features of a run in which every gating check but these has passed."""
+    told = {"bench": {"features": declared}}
+    made = [Row(check, verdicts.get(check.id, "passed"), told) for check in GATING]
+    return Assessment("all", tuple(made)).features
 
 
 def test_a_flaw_fails() -> None:
