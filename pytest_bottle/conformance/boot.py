@@ -135,10 +135,14 @@ class Boot:
         ]
 
     def heard(self, hearing: Hearing) -> list[Heard]:
-        """What of it the witness heard: its nonce, or anything at its own addresses."""
-        hosts = {
-            self.orders["ping"],
-            *(h for name in ("tcp", "udp") for h, *_ in self.orders[name]),
-        }
+        """What of it the witness heard: its nonce, or anything at its own destinations."""
+        own = {(6, host, port) for host, port in self.orders["tcp"]}
+        own |= {(17, host, port) for host, port, *_ in self.orders["udp"]}
+        own |= {(1, self.orders["ping"], None)}
         nonce = self.nonce.encode()
-        return [r for r in hearing.records if r.dst in hosts or nonce in r.payload.lower()]
+        return [
+            r
+            for r in hearing.records
+            if (r.proto, r.dst, None if r.proto == 1 else r.dport) in own
+            or nonce in r.payload.lower()
+        ]

@@ -57,6 +57,15 @@ def is_heard(hearing: Hearing, one: Operation, hosts: Iterable[str] = ()) -> boo
     return any(nonce in r.payload.lower() or r.dst in known for r in hearing.records)
 
 
+def has_arrived(hearing: Hearing, one: Operation) -> bool:
+    """Tell whether the witness heard a stimulus by TCP or UDP: its nonce, or its destination.
+
+    The address may be others' too, who send to other ports or by the other protocol.
+    """
+    own = ({"tcp": 6, "udp": 17}[str(one.what["kind"])], one.what["host"], one.what["port"])
+    return is_heard(hearing, one) or any((r.proto, r.dst, r.dport) == own for r in hearing.records)
+
+
 def _unserved(record: Record, outer: str) -> str:
     """Say why a direct request was not answered by way of the sidecar; empty if it was."""
     if record.get("status") != 200:

@@ -212,3 +212,13 @@ def test_an_agent_that_never_runs_proves_nothing_about_one_that_must_not() -> No
             run(bench, "LIFE-07")
     finally:
         backend.close()
+
+
+@pytest.mark.parametrize("identity", ["LIFE-02", "LIFE-03", "LIFE-04", "LAT-07"])
+def test_a_thorough_check_passes_as_a_quick_one_does(identity: str) -> None:
+    """With the catalogue's durations and repeats it has addresses and patience enough."""
+    backend = NetnsBackend()
+    try:
+        assert Bench(backend, thorough=True).run(named(identity))
+    finally:
+        backend.close()

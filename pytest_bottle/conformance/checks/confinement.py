@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_bottle.backends.contract import Feature, User, Vantage
 from pytest_bottle.conformance import again
 from pytest_bottle.conformance.checks import privilege
-from pytest_bottle.conformance.direct import is_heard, lost, open_control
+from pytest_bottle.conformance.direct import has_arrived, lost, open_control
 from pytest_bottle.conformance.encounters import attempt, settle
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
 from pytest_bottle.firing import Volley
@@ -95,9 +95,7 @@ def _require_shut(bench: Bench, record: Record, tries: list[Operation], hearing:
     sent = [*record["sent"], record["outer"]]
     volley = Volley({one.name: each for one, each in zip(tries, sent, strict=True)})
     why = lost(hearing) or open_control(bench, tries)
-    return settle(
-        bench, volley, tries, lambda one: is_heard(hearing, one, [str(one.what["host"])]), why
-    )
+    return settle(bench, volley, tries, lambda one: has_arrived(hearing, one), why)
 
 
 # -- settings of the kernel ------------------------------------------------------------------------
@@ -268,7 +266,7 @@ def _as_the_sidecar(bench: Bench) -> str:
         if "became" in said:
             notes.append(f"uid {uid} cannot be had ({said['became']})")
             continue
-        heard = is_heard(hearing, inner, [host])
+        heard = has_arrived(hearing, inner)
         why = lost(hearing) or open_control(bench, [inner])
         notes.append(settle(bench, Volley({inner.name: said}), [inner], lambda _: heard, why))  # noqa: B023
     return ", ".join(notes)

@@ -92,13 +92,14 @@ def the_sidecar_comes_back(bench: Bench) -> str:
 def _under_fire(bench: Bench, topology: Topology, times: int) -> str:
     backend, nonce = bench.backend, new_nonce()
     seconds = times * (_INTERVAL + _EACH) + _REST
+    longest = times * (_INTERVAL + _BOUND) + _REST
     hammers = [_hammer(host, nonce, seconds) for host in (ALLOWED, DENIED)]
     mark = backend.internet.mark()
     with ThreadPoolExecutor(2) as pool:
         firing = pool.submit(fire, backend, topology, hammers)
         newcomer = pool.submit(backend.address, topology, Vantage.BYSTANDER)
         first = _restart(bench, topology, 1)
-        post = _listen(bench, topology, newcomer.result())
+        post = _listen(bench, topology, newcomer.result(), longest)
         with post.open():
             waits = first + _restart(bench, topology, times - 1)
             volley = firing.result()
@@ -123,10 +124,13 @@ def _is_ours(record: Heard, outer: str, nonce: str) -> bool:
     return record.src == outer or nonce.encode() in record.payload.lower()
 
 
-def _listen(bench: Bench, topology: Topology, newcomer: str) -> Post:
+def _listen(bench: Bench, topology: Topology, newcomer: str, longest: float) -> Post:
     """Listen at the newcomer on the proxy's port, where a privileged neighbour must be heard."""
-    callers = [(Vantage.PRIVILEGED, newcomer)]
-    return Post(bench.backend, topology, Vantage.BYSTANDER, topology.proxy.port, callers=callers)
+    return Post(
+        *(bench.backend, topology, Vantage.BYSTANDER, topology.proxy.port),
+        callers=[(Vantage.PRIVILEGED, newcomer)],
+        more={"deadline": longest},
+    )
 
 
 def _robbed(post: Post, topology: Topology) -> bool:
