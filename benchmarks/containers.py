@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _ROUNDS = 8
 
 
-def measure(backend: Backend) -> tuple[float, float]:
-    """Time bring-up and teardown, in seconds."""
+def measure(backend: Backend) -> tuple[float, float, float]:
+    """Time bring-up, teardown, and both together, in seconds."""
     ups, downs = [], []
     for _ in range(_ROUNDS):
         began = time.perf_counter()
@@ -31,7 +31,8 @@ def measure(backend: Backend) -> tuple[float, float]:
         backend.down(topology)
         ups.append(up - began)
         downs.append(time.perf_counter() - up)
-    return statistics.median(ups), statistics.median(downs)
+    both = [up + down for up, down in zip(ups, downs, strict=True)]
+    return statistics.median(ups), statistics.median(downs), statistics.median(both)
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     for name, backend in (("netns", NetnsBackend()), ("emulated", EngineBackend(engine))):
         figures[name] = measure(backend)
         backend.close()
-    for step, what in enumerate(("bring-up", "teardown")):
+    for step, what in enumerate(("bring-up", "teardown", "both")):
         plain, emulated = figures["netns"][step], figures["emulated"][step]
         row(f"{what}, netns", f"{plain * 1e3:.1f} ms", "")
         row(f"{what}, emulated container", f"{emulated * 1e3:.1f} ms", "")

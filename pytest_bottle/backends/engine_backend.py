@@ -164,35 +164,39 @@ class EngineBackend:
         parts = _Parts()
         with self._lock:
             self._bottles[name] = parts
-        made: dict[str, NetworkInfo] = {}
-        far_side = self._far_side
+        names: dict[str, str] = {}
 
         def network(role: str, subnet: str) -> None:
-            if role == "egress" and far_side is not None:
-                made[role] = far_side.network
+            if role == "egress" and self._far_side is not None:
+                names[role] = self._far_side.network.name
             else:
-                made[role] = self._network(name, role, subnet)
+                names[role] = self._network(name, role, subnet)
 
         self.engine.together(
             lambda: network("egress", spec.egress_subnet),
             lambda: network("internal", spec.internal_subnet),
         )
-        egress, internal = made["egress"], made["internal"]
         python = self.engine.python(spec)
         published = self._published(parts, spec)
-        sidecar = self.engine.run_guest(
-            GuestRequest(
-                f"{name}-sidecar",
-                (egress.name, internal.name),
-                f"{name}-sidecar",
-                trusting(self.engine.authorities),
-                resolver=RESOLVER.host,
-                timeout=spec.timeout,
-                rootfs=spec.rootfs,
-                image=spec.sidecar.image,
-                publishes=_publishing(spec, published),
-            )
+        request = GuestRequest(
+            f"{name}-sidecar",
+            (names["egress"], names["internal"]),
+            f"{name}-sidecar",
+            trusting(self.engine.authorities),
+            resolver=RESOLVER.host,
+            timeout=spec.timeout,
+            rootfs=spec.rootfs,
+            image=spec.sidecar.image,
+            publishes=_publishing(spec, published),
+            serves=spec.sidecar.is_reference,
         )
+        made: list[NetworkInfo] = []
+        sidecars: list[GuestInfo] = []
+        self.engine.together(
+            lambda: made.extend(self.engine.networks((names["egress"], names["internal"]))),
+            lambda: sidecars.append(self.engine.run_guest(request)),
+        )
+        (egress, internal), (sidecar,) = made, sidecars
         self._require_apart(sidecar)
         proxy = Endpoint(sidecar.addresses[internal.name], spec.sidecar.port)
         trust = trusting(self.engine.authorities)
@@ -316,11 +320,13 @@ class EngineBackend:
                 seen=seen,
             )
 
-    def _network(self, bottle: str, role: str, subnet: str) -> NetworkInfo:
+    def _network(self, bottle: str, role: str, subnet: str) -> str:
+        """Make a network of a bottle's; gives its name."""
         name = f"{bottle}-{role}"
         # First: it may exist though we never hear of it.
         self._bottles[bottle].networks.append(name)
-        return self.engine.create_network(name, internal=role == "internal", subnet=subnet)
+        self.engine.create_network(name, internal=role == "internal", subnet=subnet)
+        return name
 
     def _alias(self, parts: _Parts, publish: PublishedPort) -> str:
         """Choose a loopback alias: what the specification says, or the first free one.

@@ -137,9 +137,9 @@ class GuestInternet:
             BottleError: the engine could not; nothing is left.
         """
         try:
-            network = self._network = self._engine.create_network(
-                NAME, internal=False, subnet=SUBNET
-            )
+            self._engine.create_network(NAME, internal=False, subnet=SUBNET)
+            (network,) = self._engine.networks((NAME,))
+            self._network = network
             if network.subnet != SUBNET:
                 raise BringUpError(
                     "the far side's network has another subnet than it was asked for",

@@ -67,19 +67,20 @@ def run(
     folder: str,
     variables: Mapping[str, str],
     deadline: float,
-    stdin: bytes = b"",
+    stdin: bytes | int = b"",
     files: Sequence[int] = (),
 ) -> Said:
     """Run a command line in a session of its own, on three files that nobody waits for the end of.
 
-    Pipes would not do: what a command line leaves running would hold them open.
+    Pipes would not do: what a command line leaves running would hold them open. For its input one
+    will do, of which only the end to write to is held here.
 
     Args:
         line: the program and its arguments.
         folder: where it runs.
         variables: those of ours that begin with ``BOTTLE_``; the rest is its starter's.
         deadline: seconds, after which it is killed with all of its process group.
-        stdin: its standard input.
+        stdin: its standard input, or an open file that it comes from.
         files: further open files that it gets.
 
     Raises:
@@ -89,12 +90,13 @@ def run(
     started = time.monotonic()
     shown = shlex.join(line).partition("\n")[0][:200]
     with _files(3) as (source, out, err):
-        source.write(stdin)
-        source.seek(0)
+        if isinstance(stdin, bytes):
+            source.write(stdin)
+            source.seek(0)
         try:
             process = subprocess.Popen(
                 list(line),
-                stdin=source,
+                stdin=source if isinstance(stdin, bytes) else stdin,
                 stdout=out,
                 stderr=err,
                 cwd=folder,

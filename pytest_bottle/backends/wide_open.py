@@ -12,15 +12,15 @@ from pytest_bottle.backends.engine_backend import EngineBackend
 from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.contract import BackendInfo, NetworkInfo
+    from pytest_bottle.backends.contract import BackendInfo
 
 
 class _Flat(NetnsEngine):
     """An engine that makes every network one that leads out."""
 
-    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> NetworkInfo:
-        made = super().create_network(name, internal=False, subnet=subnet)
-        return made._replace(internal=internal)
+    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> None:
+        super().create_network(name, internal=False, subnet=subnet)
+        self._networks[name] = self._networks[name]._replace(internal=internal)
 
 
 class WideOpen(EngineBackend):

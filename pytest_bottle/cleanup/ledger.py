@@ -49,12 +49,13 @@ class Ledger:
             self._write({"make": kind, "name": name})
             self._left.append(Entry(kind, name))
 
-    def gone(self, kind: str, name: str) -> None:
-        """Write down that something is gone, or never came to be."""
+    def gone(self, kind: str, *names: str) -> None:
+        """Write down that things are gone, or never came to be; all by one write to the disk."""
         with self._lock:
-            self._write({"gone": kind, "name": name})
-            if Entry(kind, name) in self._left:
-                self._left.remove(Entry(kind, name))
+            self._write(*({"gone": kind, "name": name} for name in names))
+            for entry in (Entry(kind, name) for name in names):
+                if entry in self._left:
+                    self._left.remove(entry)
 
     @property
     def left(self) -> tuple[Entry, ...]:
@@ -62,8 +63,8 @@ class Ledger:
         with self._lock:
             return tuple(reversed(self._left))
 
-    def _write(self, line: Mapping[str, object]) -> None:
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+    def _write(self, *lines: Mapping[str, object]) -> None:
+        os.write(self._file, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         os.fsync(self._file)
 
     def close(self) -> None:

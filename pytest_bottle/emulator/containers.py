@@ -147,7 +147,7 @@ class Containers:
     def start(
         self, container: Container, files: Sequence[int] | None, switched_on: frozenset[str]
     ) -> None:
-        """Start a container: a machine, its ports, then its first process.
+        """Start a container: a machine, its ports, and its first process while those open.
 
         Args:
             container: a stopped one; a running one stays as it is.
@@ -164,13 +164,18 @@ class Containers:
                 said = f"container id length {len(container.id)} exceeds maximum of 64 characters"
                 raise RefusedError(said)
             try:
-                self._boot(container, switched_on)
-                self._launch(container, files)
+                with contextlib.ExitStack() as ports:
+                    for there in self._boot(container, switched_on):
+                        ports.callback(there)
+                    self._launch(container, files)
             except BaseException:
                 self._take_down(container)
                 raise
 
-    def _boot(self, container: Container, switched_on: frozenset[str]) -> None:
+    def _boot(
+        self, container: Container, switched_on: frozenset[str]
+    ) -> Sequence[Callable[[], None]]:
+        """Start its machine; returns what waits for its ports, which are bound."""
         configuration = container.configuration
         wanted = [
             values.Wanted(
@@ -193,10 +198,11 @@ class Containers:
         ]
         container.state, container.started = "running", now()
         container.ended.clear()
-        if cables:
-            publishing.open_all(
-                self._machine, container, cables[0]["ipv4"], self._loopbacks(), switched_on
-            )
+        if not cables:
+            return ()
+        return publishing.open_all(
+            self._machine, container, cables[0]["ipv4"], self._loopbacks(), switched_on
+        )
 
     def _attachment(
         self, asked: Mapping[str, Any], network: Any, leg: Any, cable: Mapping[str, Any]

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from pytest_bottle.emulator.world import World
 
 #: Commands that change what outlives a daemon.
-_CHANGES: Final = ("run", "create", "delete", "prune", "network", "image")
-
-
+_CHANGES: Final = (
+    *("run", "create", "delete", "prune"),
+    *("network create", "network delete", "network prune"),
+    *("image load", "image tag", "image delete"),
+)
 #: What the client hears that has to answer by itself.
 OFFLINE: Final = -1
 
@@ -200,7 +202,7 @@ class Server:
             caller.log(f"Error: the emulator has a defect: {error!r}")
             return 1
         finally:
-            if parsed.command.partition(" ")[0] in _CHANGES:
+            if parsed.command in _CHANGES:
                 self._world.save()
 
     def _at_mac(self, request: dict[str, Any], files: Sequence[int]) -> int:

@@ -1,12 +1,12 @@
 """The client's way to the daemon, for a command that is over before an import is.
 
 A bottle takes a dozen calls, and each starts an interpreter: so this file imports nothing but what
-the interpreter has built in, speaks :mod:`pytest_bottle._wire` by itself, and can be imported
-without its package, which costs more than the whole conversation.
+the interpreter has built in, not even ``os``, speaks :mod:`pytest_bottle._wire` by itself, and can
+be imported without its package, which costs more than the whole conversation.
 """
 
 import _socket
-import os
+import posix
 import sys
 from _json import encode_basestring_ascii as _quoted
 
@@ -27,7 +27,10 @@ _HEAD = 4
 
 
 def main(argv: list[str], version: str, package: str) -> int:
-    """Do what a command line says; returns the exit status.
+    """Do what a command line says.
+
+    Returns:
+        the exit status; where the daemon has answered, the process ends with it at once.
 
     Args:
         argv: the words after the program's name.
@@ -36,11 +39,11 @@ def main(argv: list[str], version: str, package: str) -> int:
     """
     patience = PATIENCE.get(tuple(argv[:2]))
     asked = patience is not None or (bool(argv) and argv[0] in _PLAIN)
-    asked = asked and "apiserver-down" not in os.environ.get("BOTTLE_EMULATOR_FAULTS", "")
+    asked = asked and "apiserver-down" not in _variables().get("BOTTLE_EMULATOR_FAULTS", "")
     if asked:
         status = ask(argv, version, patience=patience)
         if status is not None:
-            return status
+            posix._exit(status & 0xFF)  # noqa: SLF001 - nothing of ours is left to be written
     sys.path.insert(0, package)
     from pytest_bottle.emulator import offline
 
@@ -49,15 +52,26 @@ def main(argv: list[str], version: str, package: str) -> int:
 
 def root(asked: str = "") -> str:
     """The folder of the state: what was asked for, the variable's, or one in the user's home."""
-    found = asked or os.environ.get(VARIABLE, "")
+    found = asked or _variables().get(VARIABLE, "")
+    if found.startswith("/"):
+        return found
+    import os
+
     home = "~/.local/state/pytest-bottle/apple-container-emulated"
     return os.path.abspath(found or os.path.expanduser(home))
+
+
+def _variables() -> dict[str, str]:
+    """The environment that the process was started with."""
+    coding, errors = sys.getfilesystemencoding(), "surrogateescape"
+    pairs = posix.environ.items()
+    return {key.decode(coding, errors): text.decode(coding, errors) for key, text in pairs}
 
 
 def connect(folder: str) -> "_socket.socket | None":
     """Connect to the daemon; None if there is none."""
     try:
-        at = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        at = posix.open(folder, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
     except OSError:
         return None
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
@@ -68,7 +82,7 @@ def connect(folder: str) -> "_socket.socket | None":
         sock.close()
         return None
     finally:
-        os.close(at)
+        posix.close(at)
     return sock
 
 
@@ -92,7 +106,7 @@ def ask(argv: list[str], version: str, at: str = "", patience: float | None = No
     except TimeoutError:
         return None
     except (OSError, ValueError):
-        os.write(2, b'Error: interrupted: "XPC connection error: Connection interrupted"\n')
+        posix.write(2, b'Error: interrupted: "XPC connection error: Connection interrupted"\n')
         return 1
     finally:
         line.close()
@@ -101,8 +115,8 @@ def ask(argv: list[str], version: str, at: str = "", patience: float | None = No
 
 def _request(argv: list[str], version: str, at: str) -> bytes:
     words = ",".join(map(_quoted, argv))
-    variables = ",".join(f"{_quoted(key)}:{_quoted(text)}" for key, text in os.environ.items())
-    texts = {"at": at, "folder": os.getcwd(), "version": version}
+    variables = ",".join(f"{_quoted(key)}:{_quoted(text)}" for key, text in _variables().items())
+    texts = {"at": at, "folder": posix.getcwd(), "version": version}
     rest = ",".join(f'"{key}":{_quoted(text)}' for key, text in texts.items())
     return f'{{"argv":[{words}],"environment":{{{variables}}},{rest}}}'.encode()
 

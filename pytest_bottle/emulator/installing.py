@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 _END: Final = 10.0
 _CONTAINER: Final = """#!{python} -IS
 import sys
-sys.path.append({folder!r} + "/pytest_bottle/emulator")
+sys.path.insert(0, {folder!r} + "/pytest_bottle/emulator")
 from fast import main
+del sys.path[0]
 sys.exit(main(sys.argv[1:], {version!r}, {folder!r}))
 """
 _OTHER: Final = """#!{python} -IS

@@ -23,7 +23,7 @@ from pytest_bottle.emulator import faults, stand_ins
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 #: The host, as the engine calls it: the emulated Mac.
 MAC: Final = "host"
@@ -251,8 +251,12 @@ class Machine:
 
     def publish(
         self, guest: str, door: socket.socket, at_mac: tuple[str, int], target: tuple[str, int]
-    ) -> None:
-        """Let a listening socket of this machine, and one of the Mac's, lead to a guest's port."""
+    ) -> Callable[[], None]:
+        """Let a listening socket of this machine, and one of the Mac's, lead to a guest's port.
+
+        Returns:
+            what waits until they do.
+        """
         name, awaited = wire(guest), Awaited()
         _, (word,) = self._client.call(
             "forward",
@@ -263,7 +267,7 @@ class Machine:
             timeout=_START,
         )
         awaited.add(name, f"a published port of {guest}", word, _START)
-        awaited.wait(name)
+        return lambda: awaited.wait(name)
 
     def slam(self, door: socket.socket, at_mac: tuple[str, int]) -> Process:
         """Accept on a published port and reset, here and at the Mac (#2029)."""

@@ -6,6 +6,7 @@ could reach it. macOS has one loopback address until somebody adds another (S23)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -16,7 +17,7 @@ from pytest_bottle.emulator.values import RefusedError
 from pytest_bottle.errors import BottleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_bottle.emulator.containers import Container
     from pytest_bottle.emulator.machine import Machine
@@ -28,19 +29,24 @@ def open_all(
     guest: str,
     loopbacks: Sequence[str],
     switched_on: frozenset[str],
-) -> None:
+) -> list[Callable[[], None]]:
     """Open a container's published ports, all of which lead to its first network's address.
+
+    Returns:
+        what waits for each until it leads there; it raises the same error.
 
     Raises:
         RefusedError: one cannot be bound.
     """
+    opened = []
     for one in container.configuration["publishedPorts"]:
         if one["proto"] != "tcp":
             raise RefusedError("a published UDP port is not emulated")
         for step in range(one["count"]):
             at = (one["hostAddress"], one["hostPort"] + step)
             target = (guest, one["containerPort"] + step)
-            _open(machine, container, at, target, loopbacks, switched_on)
+            opened.append(_open(machine, container, at, target, loopbacks, switched_on))
+    return opened
 
 
 def _open(
@@ -50,16 +56,27 @@ def _open(
     target: tuple[str, int],
     loopbacks: Sequence[str],
     switched_on: frozenset[str],
-) -> None:
-    with _listen(*at, loopbacks) as door:
-        try:
-            if faults.LOCAL_NETWORK_PRIVACY in switched_on:
-                process = machine.slam(door, at)
-                container.publishers.append(lambda: machine.signal(process))
-            else:
-                machine.publish(container.id, door, at, target)
-        except BottleError as error:
-            raise RefusedError(f"failed to bind {at[0]}:{at[1]}: {error.what}") from error
+) -> Callable[[], None]:
+    with _listen(*at, loopbacks) as door, _telling(at):
+        if faults.LOCAL_NETWORK_PRIVACY in switched_on:
+            process = machine.slam(door, at)
+            container.publishers.append(lambda: machine.signal(process))
+            return lambda: None
+        there = machine.publish(container.id, door, at, target)
+
+    def wait() -> None:
+        with _telling(at):
+            there()
+
+    return wait
+
+
+@contextlib.contextmanager
+def _telling(at: tuple[str, int]) -> Iterator[None]:
+    try:
+        yield
+    except BottleError as error:
+        raise RefusedError(f"failed to bind {at[0]}:{at[1]}: {error.what}") from error
 
 
 def _listen(address: str, port: int, loopbacks: Sequence[str]) -> socket.socket:

@@ -86,11 +86,12 @@ def serve(
         thread.join()
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], ready: Callable[[], object] = lambda: None) -> int:
     """Run from a command line: the one argument is the configuration as JSON.
 
     Besides the fields of ``Config`` it has ``listen`` and perhaps ``status``, each an address and a
-    port. Events go to standard output, one JSON object per line.
+    port. Events go to standard output, one JSON object per line. ``ready`` is called when it
+    listens.
     """
     settings = json.loads(argv[0])
     listen, status = settings.pop("listen"), settings.pop("status", None)
@@ -98,6 +99,7 @@ def main(argv: Sequence[str]) -> int:
     doors = [_listen(*listen)]
     status_doors = [_listen(*status)] if status else []
     _print({"event": "ready", "listen": endpoint(doors[0].getsockname())})
+    ready()
     serve(config, doors, status_doors, _print)
     return 0
 

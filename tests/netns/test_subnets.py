@@ -160,7 +160,8 @@ def test_the_bottle_s_own_two_must_differ() -> None:
 def test_a_small_subnet_is_full(netns: NetnsBackend) -> None:
     """In a /29 five guests have room beside the gateway; the sixth is refused, and no more."""
     engine = netns.netns
-    network = engine.create_network("small", internal=True, subnet="10.96.0.0/29")
+    engine.create_network("small", internal=True, subnet="10.96.0.0/29")
+    (network,) = engine.networks(["small"])
     names = [f"small-{number}" for number in range(6)]
     try:
         guests = [engine.run_guest(GuestRequest(name, ("small",), name)) for name in names[:5]]

@@ -127,7 +127,8 @@ class Machines:
         with contextlib.ExitStack() as stack:
             network = f"{name}-egress"
             stack.callback(self._engine.delete_networks, (network,))
-            made = self._engine.create_network(network, internal=False)
+            self._engine.create_network(network, internal=False)
+            (made,) = self._engine.networks((network,))
             guest = self._run_guest(f"{name}-machine", network, stack)
             holder, entry = self._hold(guest.name)
             machine = Machine(name, made, guest, holder, entry)

@@ -183,8 +183,8 @@ class Cli:
         self.records: list[Record] = []
         self._lock = threading.Lock()
 
-    def run(self, *argv: str, stdin: bytes = b"", deadline: float = DEADLINE) -> Said:
-        """Make a call and tell how it ended, whatever that was.
+    def run(self, *argv: str, stdin: bytes | int = b"", deadline: float = DEADLINE) -> Said:
+        """Make a call and tell how it ended, whatever that was; ``stdin`` may be an open file.
 
         Raises:
             TransportError: the program could not be started.
@@ -199,7 +199,7 @@ class Cli:
     def _run(
         self,
         argv: Sequence[str],
-        stdin: bytes,
+        stdin: bytes | int,
         deadline: float,
         command: Callable[[Sequence[str]], list[str]],
     ) -> Said:

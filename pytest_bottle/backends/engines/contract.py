@@ -80,6 +80,8 @@ class GuestRequest(NamedTuple):
     sidecar's too: one interpreter serves at every vantage point (:attr:`Topology.python`).
     ``image`` is likewise the image that it is made of, where an engine has images; empty for ours.
     ``privileged`` says that commands in it may be run with NET_ADMIN and NET_RAW.
+    ``serves`` says that :meth:`Engine.run_sidecar` is going to be asked to run the reference
+    sidecar in it: an engine may begin before it hears the addresses.
     ``publishes`` is the port that :meth:`Engine.run_sidecar` or :meth:`Engine.forward` will be
     asked to publish.
     """
@@ -94,6 +96,7 @@ class GuestRequest(NamedTuple):
     image: str = ""
     privileged: bool = False
     publishes: Publishing | None = None
+    serves: bool = False
 
 
 class Engine(Protocol):
@@ -140,11 +143,20 @@ class Engine(Protocol):
         Empty if there is none: the host has not the address, or somebody listens there.
         """
 
-    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> NetworkInfo:
+    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> None:
         """Make a network; without a subnet (IPv4, CIDR form) the engine chooses a free one.
+
+        A guest can be run on it on return; what it came to be, :meth:`networks` tells.
 
         Raises:
             BringUpError: the subnet overlaps another network's, or none is left.
+        """
+
+    def networks(self, names: Sequence[str]) -> Sequence[NetworkInfo]:
+        """Read back what networks came to be, in the order of the names.
+
+        Raises:
+            BottleError: one is not there, or not as it was asked for.
         """
 
     def delete_networks(self, names: Sequence[str]) -> None:

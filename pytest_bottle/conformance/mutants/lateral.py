@@ -9,7 +9,7 @@ from pytest_bottle.backends.engines.netns.rtnetlink import FR_ACT_PROHIBIT, Rule
 from pytest_bottle.conformance.mutants.base import Leaky, NetnsBackend, mutant
 
 if TYPE_CHECKING:
-    from pytest_bottle.backends.contract import NetworkInfo, Topology
+    from pytest_bottle.backends.contract import Topology
 
 
 @mutant("LAT-05")
@@ -33,14 +33,14 @@ class OneNetwork(NetnsBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shared: NetworkInfo | None = None
+        self._shared = ""
         self._sharing = threading.Lock()
 
-    def _network(self, bottle: str, role: str, subnet: str) -> NetworkInfo:
+    def _network(self, bottle: str, role: str, subnet: str) -> str:
         if role != "internal":
             return super()._network(bottle, role, subnet)
         with self._sharing:
-            if self._shared is None:
+            if not self._shared:
                 self._shared = super()._network(bottle, role, subnet)
             return self._shared
 

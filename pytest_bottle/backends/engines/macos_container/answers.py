@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_bottle.errors import TransportError
 
 _T = TypeVar("_T")
+_Named = TypeVar("_Named", "Container", "Network")
 #: The API server assigns the first two; the third is in its list of states too.
 STATES: Final = ("running", "stopped", "stopping")
 MODES: Final = ("nat", "hostOnly")
@@ -86,20 +87,22 @@ def networks(said: Said, place: str) -> tuple[Network, ...]:
     return tuple(_network(item) for item in _Value.of(said, place).items())
 
 
-def only(found: Sequence[_T], said: Said, place: str) -> _T:
-    """Give the one thing that was asked for.
+def all_of(names: Sequence[str], found: Sequence[_Named], said: Said, place: str) -> list[_Named]:
+    """Give the things that were asked for by name, in that order: the answer's is its own.
 
     Raises:
-        TransportError: the answer has none, or more.
+        TransportError: the answer has not all of them, or more.
     """
-    if len(found) != 1:
+    by_name = {one.name: one for one in found}
+    if len(found) != len(names) or set(by_name) != set(names):
+        seen = ", ".join(one.name for one in found) or "nothing"
         raise failure(
             said,
             place,
             what="an answer of the container command cannot be understood",
-            expected=f"one item; seen {len(found)}",
+            expected=f"{', '.join(names)}; seen {seen}",
         )
-    return found[0]
+    return [by_name[name] for name in names]
 
 
 def components(said: Said, place: str) -> tuple[Component, ...]:

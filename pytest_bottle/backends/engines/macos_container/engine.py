@@ -73,7 +73,6 @@ _USERS: Final = {
     "root": ("--uid", "0", "--gid", "0"),
     "privileged": ("--uid", "0", "--gid", "0"),
 }
-_HOMES: Final = {"agent": "/home/agent", "root": "/root", "privileged": "/root"}
 #: Seconds that a call may take on its way, besides what runs at its end.
 _WAY: Final = 15.0
 _BUSY: Final = b"has a pending operation"
@@ -110,6 +109,7 @@ class ContainerEngine:
             image.provide(program, saved_image)
         self._session = OpenSession(program)
         self._guests: dict[str, services.Guest] = {}
+        self._internal: dict[str, bool] = {}
         self._authority = ""
         self._lock = threading.Lock()
 
@@ -164,11 +164,10 @@ class ContainerEngine:
 
     # -- networks ---------------------------------------------------------------------
 
-    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> NetworkInfo:
-        """Make a network and read back what it came to be.
+    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> None:
+        """Make a network.
 
         Raises:
-            BringUpError: it is not of the mode that was asked for.
             TransportError: what the command says, an overlapping subnet for example.
         """
         theirs, labels = self._session.begin(NETWORK, name)
@@ -177,18 +176,31 @@ class ContainerEngine:
         busy = cli.Retry(lambda said: _BUSY in said.stderr, 10.0)
         self.program.call("network", "create", *options, *labels, theirs, retry=busy)
         self._session.made(theirs)
-        said = self.program.call("network", "inspect", theirs)
+        self._internal[name] = internal
+
+    def networks(self, names: Sequence[str]) -> Sequence[NetworkInfo]:
+        """Read back what networks came to be, by one call.
+
+        Raises:
+            BringUpError: one is not of the mode that was asked for.
+            TransportError: one is not there.
+        """
+        theirs = [self._session.identity.name(name) for name in names]
+        said = self.program.call("network", "inspect", *theirs)
         place = self.program.place.name
-        made = answers.only(answers.networks(said, place), said, place)
-        mode = "hostOnly" if internal else "nat"
-        if made.mode != mode:
-            raise BringUpError(
-                "a network is not as it was asked for",
-                where=f"network {theirs}",
-                expected=f"mode {mode}",
-                seen=f"mode {made.mode}",
-            )
-        return NetworkInfo(name, internal, made.subnet, made.gateway)
+        found = answers.all_of(theirs, answers.networks(said, place), said, place)
+        made = []
+        for name, one in zip(names, found, strict=True):
+            mode = "hostOnly" if self._internal[name] else "nat"
+            if one.mode != mode:
+                raise BringUpError(
+                    "a network is not as it was asked for",
+                    where=f"network {one.name}",
+                    expected=f"mode {mode}",
+                    seen=f"mode {one.mode}",
+                )
+            made.append(NetworkInfo(name, self._internal[name], one.subnet, one.gateway))
+        return made
 
     def delete_networks(self, names: Sequence[str]) -> None:
         """Delete networks."""
@@ -206,6 +218,11 @@ class ContainerEngine:
         argv = ["run", "--detach", "--init", "--name", theirs, *options, chosen, argument]
         self.program.call(*argv, deadline=request.timeout + _WAY)
         self._session.made(theirs)
+        guest = services.Guest(theirs, dict(request.environment), "", request.publishes)
+        with self._lock:
+            self._guests[request.name] = guest
+        if request.serves:
+            guest.service = services.begin_sidecar(self, request.name, guest, request.timeout)
         legs = self._legs(theirs)
         networks = [self._session.identity.name(network) for network in request.networks]
         missing = [name for name in networks if name not in legs]
@@ -216,10 +233,7 @@ class ContainerEngine:
                 expected=f"an address on each of {', '.join(networks)}",
                 seen=f"addresses {legs}",
             )
-        outer = legs[networks[0]] if networks else ""
-        guest = services.Guest(theirs, dict(request.environment), outer, request.publishes)
-        with self._lock:
-            self._guests[request.name] = guest
+        guest.outer = legs[networks[0]] if networks else ""
         if self._authority:
             self._teach(request.name)
         addresses = {name: legs[its] for name, its in zip(request.networks, networks, strict=True)}
@@ -242,7 +256,7 @@ class ContainerEngine:
     def _legs(self, theirs: str) -> dict[str, str]:
         said = self.program.call("inspect", theirs)
         place = self.program.place.name
-        made = answers.only(answers.containers(said, place), said, place)
+        (made,) = answers.all_of([theirs], answers.containers(said, place), said, place)
         if made.state != "running":
             raise BringUpError(
                 "a guest does not run",
@@ -261,6 +275,8 @@ class ContainerEngine:
         with self._lock:
             gone = [self._guests.pop(name) for name in names if name in self._guests]
         for guest in gone:
+            if guest.service is not None:
+                guest.service.drop()
             if guest.publishes is not None:
                 self.program.place.forget(guest.publishes.at)
         self._session.remove_containers(names)
@@ -286,25 +302,39 @@ class ContainerEngine:
             line = framed.command_line(python)
             said = self.program.at_host(*line, stdin=given, deadline=timeout + _WAY)
             return self._result(said, word, where)
-        its = self._guest(guest)
-        variables = {**self._variables(its, user), **(environment or {})}
-        word, given = framed.order(argv, variables, stdin, timeout)
-        line = ["exec", "--interactive", *_USERS[user], its.name]
-        line += framed.command_line(inside.PYTHON)
-        said = self.program.run(*line, stdin=given, deadline=timeout + _WAY)
-        return self._result(said, word, where)
+        variables = {**services.variables(self._guest(guest), user), **(environment or {})}
+        order = framed.order(argv, variables, stdin, timeout)
+        return self.ask(guest, framed.command_line(inside.PYTHON), order, user, timeout, where)
+
+    def ask(
+        self,
+        guest: str,
+        line: list[str],
+        order: tuple[str, bytes | int],
+        user: str,
+        timeout: float,
+        where: str = "",
+    ) -> ExecResult:
+        """Run in a guest what answers in a frame.
+
+        Args:
+            guest: where.
+            line: the command line.
+            order: the frame's word, and the standard input, which may be an open file.
+            user: whom it runs as.
+            timeout: seconds that it takes at most by itself.
+            where: how an error calls it.
+        """
+        word, given = order
+        argv = ["exec", "--interactive", *_USERS[user], self._guest(guest).name, *line]
+        said = self.program.run(*argv, stdin=given, deadline=timeout + _WAY)
+        return self._result(said, word, where or guest)
 
     def _guest(self, name: str) -> services.Guest:
         guest = self._guests.get(name)
         if guest is None:
             raise TransportError("there is no such guest", where=name, expected="a running guest")
         return guest
-
-    @staticmethod
-    def _variables(guest: services.Guest, user: str) -> dict[str, str]:
-        """A user's own variables, and the guest's; PATH is the image's."""
-        who = "agent" if user == "agent" else "root"
-        return {"HOME": _HOMES[user], "USER": who, "LANG": "C.UTF-8", **guest.environment}
 
     def _result(self, said: Said, word: str, where: str) -> ExecResult:
         """Tell what became of a command by its frame: no exit status of the engine's can."""
@@ -327,8 +357,10 @@ class ContainerEngine:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start a guest's own command, and let go of it."""
-        self._guest(guest).log = log = services.OUTPUT[user]
-        order = inside.order(argv, log, environment=environment)
+        its = self._guest(guest)
+        its.log = services.OUTPUT[user]
+        variables = {**services.variables(its, user), **(environment or {})}
+        order = inside.order(argv, its.log, variables)
         services.launch(self, guest, order, user)
 
     def ended(self, guest: str, timeout: float = 0.0) -> str | None:
@@ -449,6 +481,9 @@ class ContainerEngine:
 
     def close(self, *, keep: bool = False) -> str:
         """End the session, or leave it and say how to enter and remove it."""
+        for guest in self._guests.values():
+            if guest.service is not None:
+                guest.service.drop()
         if not keep:
             self._session.close()
             self.program.place.close()

@@ -68,8 +68,8 @@ class OpenSession:
             NETWORK: removal.remove_networks,
         }[kind]
         remove(self._program, [name for name in names if name not in others])
-        for name in names:
-            self._ledger.gone(kind, name)
+        if names:
+            self._ledger.gone(kind, *names)
 
     def leave(self) -> tuple[list[str], list[str]]:
         """Let all of it outlive us; tells the names of containers and networks."""

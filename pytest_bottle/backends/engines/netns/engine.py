@@ -83,6 +83,7 @@ class NetnsEngine:
         self._recipes: dict[str, Recipe] = {}
         #: The bridge in H of each network, by the network's name.
         self.bridges: dict[str, str] = {}
+        self._networks: dict[str, NetworkInfo] = {}
         self._awaited = Awaited()
         self._served: set[str] = set()
         try:
@@ -138,14 +139,20 @@ class NetnsEngine:
         """Choose the first: H owns all of 127.0.0.0/8."""
         return next(iter(candidates), "")
 
-    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> NetworkInfo:
+    def create_network(self, name: str, *, internal: bool, subnet: str = "") -> None:
         """Make a bridge in H."""
         answer, _ = self.client.call("network_add", name=name, internal=internal, subnet=subnet)
         self.bridges[name] = answer["bridge"]
-        return NetworkInfo(name, internal, answer["subnet"], answer["gateway"])
+        self._networks[name] = NetworkInfo(name, internal, answer["subnet"], answer["gateway"])
+
+    def networks(self, names: Sequence[str]) -> Sequence[NetworkInfo]:
+        """Tell what was made; the server has said it by then."""
+        return [self._networks[name] for name in names]
 
     def delete_networks(self, names: Sequence[str]) -> None:
         """Delete bridges."""
+        for name in names:
+            self._networks.pop(name, None)
         self.client.call("network_remove", names=list(names))
 
     def run_guest(self, request: GuestRequest) -> GuestInfo:

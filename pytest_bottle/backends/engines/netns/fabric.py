@@ -255,7 +255,8 @@ class Fabric:
             raise Lost(what="a network that failed cannot be removed", where=network.name)
 
     def _require_free(self, network: Network) -> None:
-        for other in (*self.networks.values(), *self._retired):
+        retired = (other for other in self._retired if not other.custom)
+        for other in (*self.networks.values(), *retired):
             custom = network.custom or other.custom
             if custom and network.ipv4_net.overlaps(other.ipv4_net):
                 raise Refused(
@@ -292,6 +293,8 @@ class Fabric:
         for rule in self._own_walls(network):
             self._walls.remove(rule)
             self.host.netlink.delete_rule(rule)
+        if network.custom:  # it may be asked for again before the bridge is deleted
+            self.host.netlink.delete_address(network.bridge, network.cidr(1))
         self.host.netlink.flush()
         if network.custom:
             self.lab.netlink.delete_route(network.subnet)
@@ -300,7 +303,8 @@ class Fabric:
     def retire_network(self, name: str) -> Network:
         """Take a network out of use; its bridge is the caller's to delete (:func:`demolish`).
 
-        The number stays taken until :meth:`forget`: no two bridges share a subnet.
+        The number stays taken until :meth:`forget`, and with it the engine's own subnet: no two
+        bridges share one. A subnet that was asked for is free at once.
         """
         network = self.networks[name]
         if network.taken:

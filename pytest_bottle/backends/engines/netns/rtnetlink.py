@@ -24,7 +24,7 @@ TABLE_MAIN: Final = 254
 TABLE_LOCAL: Final = 255
 
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
-_NEWADDR = 20
+_NEWADDR, _DELADDR = 20, 21
 _NEWROUTE, _DELROUTE = 24, 25
 _NEWRULE, _DELRULE = 32, 33
 _REQUEST, _ACK, _CREATE, _EXCL, _REPLACE, _DUMP = 1, 4, 0x400, 0x200, 0x100, 0x300
@@ -129,6 +129,12 @@ class Netlink:
         body = struct.pack("BBBBI", family, length, flags, 0, self._index(name))
         body += _attr(1, raw) + _attr(2, raw)
         self._add(_NEWADDR, _CREATE, body, f"address {cidr} on {name}")
+
+    def delete_address(self, name: str, cidr: str) -> None:
+        """Take an address off an interface, with the routes that it gave."""
+        family, raw, length = _network(cidr)
+        body = struct.pack("BBBBI", family, length, 0, 0, self._index(name))
+        self._add(_DELADDR, 0, body + _attr(2, raw), f"delete address {cidr} on {name}")
 
     def route(
         self,

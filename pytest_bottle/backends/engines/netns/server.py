@@ -215,11 +215,10 @@ class Server:
         """Make a network."""
         if request["name"] in self._fabric.networks:
             raise Refused(what="a network of this name exists", where=request["name"])
-        if request["subnet"] or self._fabric.is_full(internal=request["internal"]):
+        subnet, internal = request["subnet"], request["internal"]
+        if self._fabric.is_full(internal=internal):
             self._undertakers.wait()  # what belongs to bridges that still go comes back
-        network = self._fabric.add_network(
-            request["name"], internal=request["internal"], subnet=request["subnet"]
-        )
+        network = self._fabric.add_network(request["name"], internal=internal, subnet=subnet)
         fields = ("name", "internal", "subnet", "gateway", "bridge")
         return {field: getattr(network, field) for field in fields}, ()
 
