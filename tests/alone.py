@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def ear(device: str, kind: int = 0x0800) -> socket.socket:
 
 def frames(sock: socket.socket) -> Iterator[bytes]:
     """What arrived, until nothing more does."""
-    sock.settimeout(0.2)
+    sock.settimeout(1.0)
     try:
         while True:
             yield sock.recv(2048)
@@ -115,7 +116,7 @@ def every_port() -> dict[str, Any]:
     """A sweep of all ports, which are closed, and what the kernel counted meanwhile."""
     before = counters()
     record = attempt("syn-sweep", {**_SWEEP, "ports": []}, 1)
-    after = counters()
+    after = counted(counters, lambda now: now["OutRsts"] - before["OutRsts"] >= record["count"])
     names = ("OutRsts", "InCsumErrors")
     return {**record, **{name: after[name] - before[name] for name in names}}
 
@@ -124,7 +125,19 @@ def every_udp_port() -> dict[str, Any]:
     """A sweep of datagrams to all ports, and what the kernel counted meanwhile."""
     before = listening._counters()
     record = attempt("udp-sweep", {**_SWEEP, "ports": [], "nonce": NONCE}, 1)
-    return {**record, "received": listening._counters()["udp"] - before["udp"]}
+    due = record["count"] - 1  # nobody reads at the sender's own port
+    after = counted(listening._counters, lambda now: now["udp"] - before["udp"] >= due)
+    return {**record, "received": after["udp"] - before["udp"]}
+
+
+def counted(
+    count: Callable[[], dict[str, int]], done: Callable[[dict[str, int]], bool]
+) -> dict[str, int]:
+    """The kernel's counters once it has dealt with what was sent: a busy one does so later."""
+    end = time.monotonic() + 10
+    while not done(found := count()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
 
 
 def counters() -> dict[str, int]:
@@ -138,7 +151,7 @@ def echo_requests() -> list[dict[str, Any]]:
     """ICMP and ICMPv6, by ping sockets and raw ones."""
     write("/proc/sys/net/ipv4/ping_group_range", "0 0")
     return [
-        attempt("icmp", {"host": host, "nonce": NONCE, "raw": raw}, 5)
+        attempt("icmp", {"host": host, "nonce": NONCE, "raw": raw}, 30)
         for host in (_LOOPBACK, "::1")
         for raw in (False, True)
     ]
@@ -158,7 +171,7 @@ def neighbours() -> dict[str, Any]:
     with ear("far0") as sock:
         mac = sock.getsockname()[4].hex(":")
     arp = {"subnet": "10.9.8.0/24", "source": NOBODY, "device": "near0"}
-    return {**attempt("arp", arp, 0.2), "far": mac}
+    return {**attempt("arp", arp, 1.0), "far": mac}
 
 
 def powers() -> dict[str, Any]:
@@ -187,7 +200,7 @@ def on_the_wire() -> dict[str, Any]:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
     ):
         udp.bind((_LOOPBACK, 0))
-        udp.settimeout(5)
+        udp.settimeout(30)
         frame = {"host": _LOOPBACK, "sender": NOBODY, "device": "near0", "nonce": NONCE}
         frame["to"] = far.getsockname()[4].hex(":")
         for protocol, sock in (("tcp", tcp), ("udp", udp)):

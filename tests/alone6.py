@@ -11,14 +11,13 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from contextlib import ExitStack, closing
 from typing import Any
 
 from pytest_bottle.backends.engines.netns import linux
 from pytest_bottle.backends.engines.netns.rtnetlink import Netlink
 from pytest_bottle.guest import dnswire
-from tests.alone import FAR, NONCE, cable, enter, write
+from tests.alone import FAR, NONCE, cable, counted, enter, write
 from tests.probing import attempt
 
 FAR6 = "fd00:2::2"
@@ -59,17 +58,19 @@ def frames() -> dict[str, Any]:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             ear = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
             ear.bind((host, 5300))
-            ear.settimeout(5)
+            ear.settimeout(30)
             fields = {"host": host, "via": FAR, "device": "near0", "nonce": NONCE, "port": 5300}
             more = {"prefix": "6162", "suffix": "63", "source": 53}
             records += [
-                attempt("frame", {**fields, **more, "protocol": protocol}, 2)
+                attempt("frame", {**fields, **more, "protocol": protocol}, 10)
                 for protocol in ("tcp", "udp", "icmp")
             ]
             data, peer = ear.recvfrom(200)
             said.append([data.decode(), peer[0], peer[1]])
-    time.sleep(0.1)
-    after = counters()
+    due = {"Tcp:OutRsts": 2, "Icmp:InEchos": 1, "Icmp6InEchos": 1}
+    after = counted(
+        counters, lambda now: all(now[k] - before.get(k, 0) >= n for k, n in due.items())
+    )
     return {
         "records": records,
         "said": said,
@@ -89,7 +90,7 @@ def router() -> dict[str, Any]:
     setting = attempt("set", {"values": values}, 1)
     before = attempt("ipv6", {"prefix": PREFIX}, 0.1)
     sent = attempt("advertise", {"prefix": PREFIX, "lifetime": 60, "device": "near0"}, 1)
-    after = attempt("ipv6", {"prefix": PREFIX}, 5)
+    after = attempt("ipv6", {"prefix": PREFIX}, 30)
     return {"set": setting, "before": before, "sent": sent, "after": after}
 
 
@@ -132,7 +133,7 @@ def names() -> dict[str, Any]:
     server.start()
     hosts = [NOBODY, SERVER, GARBLER]
     sweep = {"udp": hosts, "tcp": hosts, "name": "sweep.test"}
-    found = attempt("dns-sweep", sweep, 0.3)
+    found = attempt("dns-sweep", sweep, 2.0)
     asked, server.asked = sorted(server.asked), []
     lookup = {"raw": "raw.test", "name": "library.test"}
     resolved = with_resolv_conf(f"nameserver {SERVER}\nnameserver\n", lookup)
@@ -169,7 +170,7 @@ def with_resolv_conf(text: str, lookup: dict[str, Any], kind: str = "resolve") -
         file.flush()
         linux.attach_tree(linux.clone_tree(file.name), "/etc/resolv.conf")
         try:
-            return attempt(kind, lookup, 1)
+            return attempt(kind, lookup, 10)
         finally:
             linux.unmount("/etc/resolv.conf")
 

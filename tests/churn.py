@@ -46,7 +46,7 @@ def kill_once(phase: mmap.mmap, when: str, delay: float, seconds: float) -> dict
             churn(phase)
         finally:
             os._exit(99)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while _NAMES[phase[0]] != when and time.monotonic() < end:
         time.sleep(0.0002)
     time.sleep(delay)

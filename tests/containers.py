@@ -66,7 +66,7 @@ def ask(emulator: Emulator, *argv: str) -> str:
     """Call the command by hand; it has to succeed."""
     line = [str(emulator.path), *argv]
     variables = {**os.environ, **emulator.environment}
-    done = subprocess.run(line, env=variables, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line, env=variables, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, (line, done.stderr)
     return done.stdout
 

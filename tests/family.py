@@ -40,6 +40,12 @@ def family_of(root: int) -> Family:
     return Family(processes, frozenset(filter(None, map(_namespace, below))) - {own})
 
 
+def exists(process: Process) -> bool:
+    """Tell whether a process is there, be it as a zombie that nobody has reaped."""
+    stat = _stat(process.pid)
+    return stat is not None and stat[19] == process.start
+
+
 def left_of(family: Family) -> list[str]:
     """Name what is left of a family: processes that still run, namespaces somebody is in.
 
@@ -72,6 +78,19 @@ def is_running(process: Process) -> bool:
     """Tell whether a process exists and is more than a zombie that nobody has reaped."""
     stat = _stat(process.pid)
     return stat is not None and stat[19] == process.start and stat[0] not in ("Z", "X")
+
+
+def name_of(pid: int) -> str:
+    """Read the name of a process; empty if it has ended meanwhile."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def named(name: str, processes: Iterable[Process]) -> list[int]:
+    """Find those of a name among processes of which any may have ended, the oldest first."""
+    found = [process for process in processes if name_of(process.pid) == name]
+    return [process.pid for process in sorted(found, key=lambda one: (int(one.start), one.pid))]
 
 
 def links() -> list[str]:

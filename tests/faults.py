@@ -44,7 +44,7 @@ _AT_ONCE = ("owner", "keeper", "server", "settler")
 _ERRORS = (errno.ENOMEM, errno.EMFILE, errno.EPERM)
 _SPEC = BottleSpec(timeout=3.0)
 #: Seconds that a failing step may take: its own time limit, and what a busy machine adds.
-_DEADLINE = _SPEC.timeout + 2.0
+_DEADLINE = _SPEC.timeout + 12.0
 
 
 # -- a session of our own --------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class Session:
 
         What the kernel is about to take away may take its time on a busy machine.
         """
-        end = time.monotonic() + 5.0
+        end = time.monotonic() + 15.0
         while True:
             found = _difference(self.files, self.open_files())
             if thorough:
@@ -148,10 +148,15 @@ def _name_and_parent(pid: int) -> tuple[str, int]:
 
 
 def _open_files(pid: int) -> list[str]:
-    with suppress(OSError):
-        names = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        return sorted(re.sub(r"\[?\d+\]?", "", name) for name in names if "/proc/" not in name)
-    return ["hidden"]
+    try:
+        fds = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return ["hidden"]
+    names = []
+    for fd in fds:
+        with suppress(FileNotFoundError):  # that of the listing itself, where the process is ours
+            names.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return sorted(re.sub(r"\[?\d+\]?", "", name) for name in names if "/proc/" not in name)
 
 
 # -- one fault -------------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ class Fault:
 
 def nothing_left(fault: Fault, files: list[str]) -> None:
     """Require that no process is left, and no file of ours open."""
-    if reap_all(3.0) is None:
+    if reap_all(10.0) is None:
         fault.problems.append(f"left: {kill_all(children())}")
         reap_all(3.0)
     gc.collect()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_bottle.internet import origin
 from pytest_bottle.internet.lab import OriginClient
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,11 +28,11 @@ class Running(NamedTuple):
 
     def connect(self, port: int | None = None) -> socket.socket:
         """Open a connection to the TCP port, or to another one."""
-        return socket.create_connection((self.address, port or self.port), timeout=5)
+        return socket.create_connection((self.address, port or self.port), timeout=30)
 
     def http(self) -> http.client.HTTPConnection:
         """Open an HTTP connection."""
-        return http.client.HTTPConnection(self.address, self.port, timeout=5)
+        return http.client.HTTPConnection(self.address, self.port, timeout=30)
 
 
 def free_address() -> str:
@@ -41,16 +42,6 @@ def free_address() -> str:
     )
 
 
-def free_port(address: str) -> int:
-    """A port that is free for TCP and UDP."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
-        tcp.bind((address, 0))
-        port = int(tcp.getsockname()[1])
-        udp.bind((address, port))
-        return port
-
-
 def run_origins(stack: ExitStack, address: str, mint: socket.socket | None = None) -> Running:
     """Run origins in a thread until the stack unwinds."""
     ours, theirs = (stack.enter_context(sock) for sock in socket.socketpair())
@@ -58,7 +49,7 @@ def run_origins(stack: ExitStack, address: str, mint: socket.socket | None = Non
     settings: dict[str, Any] = {"tcp": (0,), "dns": (dns_port,), "bind": address}
     thread = threading.Thread(target=origin.serve, args=(theirs, mint), kwargs=settings)
     thread.start()
-    stack.callback(thread.join, 5)
+    stack.callback(thread.join, 30)
     stack.callback(ours.close)
     client = OriginClient(ours)
     (port,) = set(client.listen().tcp) - {dns_port}
@@ -89,6 +80,6 @@ def query(
 
     message = dns.message.make_query(name, qtype)
     ask = how or dns.query.udp
-    answer = ask(message, running.address, port=running.dns_port, timeout=5)
+    answer = ask(message, running.address, port=running.dns_port, timeout=30)
     records = [str(record) for rrset in answer.answer for record in rrset]
     return dns.rcode.to_text(answer.rcode()), records

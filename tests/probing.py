@@ -45,13 +45,13 @@ def run(
         input=probe_program(kinds) + orders,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=200,
         env=None if environment is None else dict(environment),
     )
 
 
 def volley(
-    operations: list[Record], deadline: float = 5.0, environment: Mapping[str, str] | None = None
+    operations: list[Record], deadline: float = 30.0, environment: Mapping[str, str] | None = None
 ) -> list[Record]:
     """Run operations at once; returns every line that the probe wrote, in the order of writing."""
     orders = json.dumps({"deadline": deadline, "operations": operations}).encode()
@@ -63,7 +63,7 @@ def volley(
 def ask(
     kind: str,
     *,
-    deadline: float = 5.0,
+    deadline: float = 30.0,
     environment: Mapping[str, str] | None = None,
     **fields: object,
 ) -> Record:
@@ -103,7 +103,7 @@ def look(module: str, *arguments: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))

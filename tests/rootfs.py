@@ -49,7 +49,7 @@ def build(folder: Path) -> None:
     for hidden in ("home", "tmp", "srv"):
         (folder / hidden).mkdir()
         (folder / hidden / "marker").write_text(hidden)
-    subprocess.run(["chmod", "-R", "u+rwX,go+rX", folder], check=True, timeout=60)
+    subprocess.run(["chmod", "-R", "u+rwX,go+rX", folder], check=True, timeout=200)
 
 
 def _libraries(files: list[Path]) -> set[str]:
@@ -59,6 +59,6 @@ def _libraries(files: list[Path]) -> set[str]:
         capture_output=True,
         text=True,
         check=False,  # a script is no dynamic executable
-        timeout=60,
+        timeout=200,
     )
     return set(re.findall(r"(/\S+) \(0x", said.stdout))

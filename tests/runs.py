@@ -33,7 +33,7 @@ def tell(bottle, name="family"):
     os.rename(f"{name}.part", f"{name}.json")
 
 def wait_for(name):
-    end = time.monotonic() + 20
+    end = time.monotonic() + 100
     while not os.path.exists(name):
         assert time.monotonic() < end, name
         time.sleep(0.01)
@@ -105,7 +105,7 @@ class Run:
     def wait_for(self, name: str) -> Path:
         """Wait until the run has made a file."""
         path = self.folder / name
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not path.exists():
             assert os.path.exists(f"/proc/{self.pid}"), self.output()
             assert time.monotonic() < end, f"no {name} in time: {self.output()}"
@@ -124,7 +124,7 @@ class Run:
     def nothing_left(self, *families: Family) -> None:
         """Require that processes, namespaces, links, mounts and files are as before."""
         rest = self._hear()
-        self._reaper.wait(10)
+        self._reaper.wait(60)
         self._report.close()
         assert rest["left"] == [], rest
         assert float(str(rest["gone"])) <= allowed(), rest
@@ -143,5 +143,5 @@ class Run:
 
     def abandon(self) -> None:
         """Let the reaper end what is left, whatever it is."""
-        self._reaper.wait(30)
+        self._reaper.wait(60)
         self._report.close()

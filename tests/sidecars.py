@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Start = Callable[..., "Sidecar"]
 
 LOOPBACK = ("127.0.0.0/8",)
-SHORT = Timeouts(connect=1.0, dns=0.2, head=2.0, idle=2.0, linger=0.5)
+SHORT = Timeouts(connect=10.0, dns=10.0, head=10.0, idle=10.0, linger=0.5)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -90,7 +90,7 @@ class Sidecar:
 
     def connect(self, port: int = 0) -> socket.socket:
         """A connection of the agent."""
-        return socket.create_connection(("127.0.0.1", port or self.port), timeout=5)
+        return socket.create_connection(("127.0.0.1", port or self.port), timeout=30)
 
     def ask(self, *parts: bytes) -> Reply:
         """Send one request and read its answer, on a connection of its own."""
@@ -115,9 +115,9 @@ class Sidecar:
         return [event for event in self.events if event["event"] == kind]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Poll until something holds."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.002)

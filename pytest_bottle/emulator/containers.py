@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_bottle.emulator.networks import Networks
 
 #: Seconds from the end of a container that is to be removed by itself until it is.
-_LATER: Final = 0.15
+_LATER: Final = 0.5
 #: Seconds after SIGKILL for a container to be gone.
 _DEATH: Final = 10.0
 

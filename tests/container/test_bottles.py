@@ -21,6 +21,7 @@ from pytest_bottle.errors import (
 )
 from pytest_bottle.spec import BottleSpec, EgressRoute, PublishedPort
 from tests.containers import ask, names, refusals, shown
+from tests.sidecars import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +129,7 @@ def test_a_program_that_cannot_be_run_is_no_block(backend: EngineBackend, bottle
     with pytest.raises(TransportError, match="could not be run"):
         backend.exec(bottle, Vantage.AGENT, ["/nowhere/program"])
     with pytest.raises(DeadlineError, match="cut at its deadline") as caught:
-        backend.exec(bottle, Vantage.AGENT, ["sh", "-c", "echo so far; sleep 60"], timeout=0.5)
+        backend.exec(bottle, Vantage.AGENT, ["sh", "-c", "echo so far; sleep 60"], timeout=2.0)
     assert caught.value.stdout == b"so far\n"
 
 
@@ -157,7 +158,7 @@ def test_the_published_port_answers_at_its_alias_from_this_machine(
     assert bottle.published.host in opening.ALIASES
     with requests.Session() as session:
         session.trust_env = False
-        answer = session.get(f"http://{bottle.machine_published}/healthz", timeout=10)
+        answer = session.get(f"http://{bottle.machine_published}/healthz", timeout=60)
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
     assert any(event["event"] == "status" for event in backend.audit(bottle))
 
@@ -192,7 +193,7 @@ def test_an_agents_command_runs_and_its_output_is_read(backend: EngineBackend) -
     """A long-running command of the user's is started; one that ends at once is an error."""
     topology = backend.up(BottleSpec(command=("sh", "-c", "echo begun; sleep 60")))
     try:
-        assert backend.logs(topology)["agent output"] == b"begun\n"
+        wait_for(lambda: backend.logs(topology).get("agent output") == b"begun\n")
     finally:
         backend.down(topology)
     with pytest.raises(BringUpError, match="ended at once") as caught:
@@ -210,7 +211,7 @@ def test_a_killed_sidecar_refuses_and_a_frozen_one_is_silent(
     """The harm that can be done without the engine's help is done on return; others are refused."""
     topology = backend.up(BottleSpec(publish=None))
     dial = (
-        "import socket, sys\ns = socket.create_connection((sys.argv[1], 9099), 0.5)\n"
+        "import socket, sys\ns = socket.create_connection((sys.argv[1], 9099), 3.0)\n"
         "s.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n')\nprint(len(s.recv(9)))"
     )
     argv = ["python3", "-c", dial, topology.sidecar_address]
@@ -332,5 +333,5 @@ def test_a_slow_deletion_is_waited_for(engine: ContainerEngine) -> None:
     engine.program.variables["BOTTLE_EMULATOR_FAULTS"] = "slow-delete"
     began = time.monotonic()
     backend.down(topology)
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 50
     assert engine.inventory() == frozenset()

@@ -55,7 +55,7 @@ def test_the_core_profile_gives_the_documented_verdicts(
     }
     before = len(recorded())
     done = subprocess.run(
-        argv, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=250
+        argv, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=280
     )
     assert len(recorded()) - before > len(KNOWN), "hardly a call of that run was recorded"
     record = json.loads(report.read_text())
@@ -69,4 +69,4 @@ def test_the_core_profile_gives_the_documented_verdicts(
     assert len(verdicts) > 2 * len(KNOWN)
 
 
-pytestmark = pytest.mark.timeout(270)
+pytestmark = pytest.mark.timeout(300)

@@ -26,6 +26,8 @@ from pytest_bottle.backends.engines.ssh import Ssh, Target, parse
 from pytest_bottle.errors import BackendUnavailableError, ConfigurationError
 from pytest_bottle.spec import BottleSpec
 from tests.containers import names
+from tests.ports import free_port
+from tests.probing import nobody_listens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,8 +75,7 @@ def server(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for name in ("host", "user"):
         make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(make, check=True)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
+    port = free_port()
     path = f"{emulator.path.parent}:{os.environ['PATH']}"
     text = _CONFIG.format(port=port, folder=folder, root=emulator.root, path=path)
     (folder / "sshd_config").write_text(text)
@@ -125,10 +126,10 @@ def _give_up(lock: IO[str]) -> None:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection(("127.0.0.1", port), 30).close()
         except OSError:
             time.sleep(0.02)
         else:
@@ -163,11 +164,11 @@ def test_a_bottle_on_another_machine_is_like_one_here(
         assert topology.machine_published != topology.published
         with requests.Session() as session:
             session.trust_env = False
-            answer = session.get(f"http://{topology.machine_published}/healthz", timeout=10)
+            answer = session.get(f"http://{topology.machine_published}/healthz", timeout=60)
         assert answer.json() == {"status": "ok"}
         backend.down(topology)
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection(topology.machine_published, 1)
+            socket.create_connection(topology.machine_published, 30)
     finally:
         backend.close()
     assert names(emulator) == set()
@@ -192,9 +193,10 @@ def test_a_machine_that_cannot_be_reached_is_one_clear_error(
 ) -> None:
     """A refused connection is told with ssh's own words, and no question is asked."""
     monkeypatch.setenv(ssh.COMMAND, server.command)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    with pytest.raises(BackendUnavailableError, match="cannot be reached") as caught:
+    with (
+        nobody_listens() as port,
+        pytest.raises(BackendUnavailableError, match="cannot be reached") as caught,
+    ):
         Ssh(f"ssh://127.0.0.1:{port}", shared=True)
     assert "refused" in caught.value.seen
 

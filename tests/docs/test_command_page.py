@@ -81,7 +81,7 @@ def test_nothing_is_left_when_pytest_is_killed(tmp_path: Path) -> None:
         before = list(marked(mark))
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
 
     assert len(before) >= 4  # two of each cell: unshare, and the agent's first process

@@ -30,7 +30,7 @@ def test_the_commands_run_as_they_stand_there(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=250,
     )
     assert (done.returncode, done.stderr) == (0, "API server is not running\n")
     assert '"id" : "sidecar"' in done.stdout

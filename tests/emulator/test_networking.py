@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from tests.emulating import DIAL, FAR, IMAGE, SERVE, Cli, answered, eventually, free_port
+from tests.emulating import DIAL, FAR, IMAGE, SERVE, Cli, answered, eventually
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_a_published_port_accepts_before_anybody_listens(cli: Cli) -> None:
     """A connection proves nothing: the proxy accepts, and closes when there is no service."""
     port = free_port()
     cli.run("web", "-p", f"127.0.0.1:{port}:9999")
-    with socket.create_connection(("127.0.0.1", port), 5) as sock:
+    with socket.create_connection(("127.0.0.1", port), 30) as sock:
         assert sock.recv(1) == b""
 
 

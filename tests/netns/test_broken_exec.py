@@ -100,4 +100,4 @@ def test_a_hanging_exec_hangs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyP
         backend.close()
 
     assert set(found.values()) == {Verdict.INCONCLUSIVE}
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 200

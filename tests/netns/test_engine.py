@@ -6,10 +6,8 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +23,8 @@ from pytest_bottle.errors import BringUpError
 from pytest_bottle.firing import Operation, fire
 from pytest_bottle.spec import BottleSpec, PublishedPort
 from pytest_bottle.stimulus import Icmp, Shot, Tcp
-from tests.family import family_of
+from tests.family import family_of, named
+from tests.sidecars import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,7 +158,7 @@ def test_publish_answers_at_the_host_and_on_the_machine(shared_bottle: Bottle) -
     )
 
     assert at_host.out == '{"status": "ok"}'
-    assert requests.get(shared_bottle.sidecar.published_url, timeout=5).json() == {"status": "ok"}
+    assert requests.get(shared_bottle.sidecar.published_url, timeout=30).json() == {"status": "ok"}
 
 
 def test_the_spike_s_own_alias(netns: NetnsBackend) -> None:
@@ -223,7 +222,7 @@ def test_a_command_that_stays(netns: NetnsBackend) -> None:
     """An agent's own command runs on beside what the test runs, with its output kept."""
     with Bottle(netns, BottleSpec(command=("sh", "-c", "echo hello; exec sleep 1000"))) as bottle:
         assert bottle.agent.run("sh", "-c", "cat /proc/[0-9]*/cmdline").out.count("1000") >= 1
-        assert netns.netns.output(bottle.topology.agent.name) == b"hello\n"
+        wait_for(lambda: netns.netns.output(bottle.topology.agent.name) == b"hello\n")
 
 
 def test_canaries_hear_who_comes(netns: NetnsBackend, shared_bottle: Bottle) -> None:
@@ -266,12 +265,15 @@ def test_the_inventory_sees_a_bottle(netns: NetnsBackend) -> None:
     assert kinds == {"process", "namespace", "link", "listener", "file"}
 
 
+def nursery_of(netns: NetnsBackend) -> int:
+    """Find whoever forks the sidecars of a session: the oldest of its name, the parent of all."""
+    return named("bottle-nursery", family_of(netns.netns.client.keeper_pid).processes)[0]
+
+
 @contextlib.contextmanager
 def stopped_nursery(netns: NetnsBackend) -> Iterator[None]:
     """Let whoever forks the sidecars of a session do nothing for a while."""
-    family = family_of(netns.netns.client.keeper_pid).processes
-    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid, _ in family}
-    (nursery,) = (pid for pid, name in names.items() if name == "bottle-nursery")
+    nursery = nursery_of(netns)
     os.kill(nursery, signal.SIGSTOP)
     try:
         yield
@@ -284,7 +286,7 @@ def test_a_part_that_was_too_slow_leaves_nothing(netns: NetnsBackend) -> None:
     before = netns.inventory()
 
     with stopped_nursery(netns), pytest.raises(BringUpError, match="not ready in time") as caught:
-        netns.up(BottleSpec(timeout=0.3))
+        netns.up(BottleSpec(timeout=3.0))
 
     assert "the sidecar in b" in caught.value.what
     assert "--bottle-timeout" in caught.value.next_step
@@ -298,15 +300,12 @@ def test_nobody_waits_for_a_part_of_another_bottle(netns: NetnsBackend) -> None:
     with Bottle(netns, BottleSpec()) as bottle, ThreadPoolExecutor() as pool:
         there = len(netns.netns.pids())
         with stopped_nursery(netns):
-            waiting = pool.submit(netns.up, BottleSpec())
-            deadline = time.monotonic() + 10
-            while len(netns.netns.pids()) < there + 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
-            assert netns.exec(bottle.topology, Vantage.OPEN, ["true"], timeout=5).ok
-            assert bottle.agent.run("true", timeout=5).ok
+            waiting = pool.submit(netns.up, BottleSpec(timeout=200.0))
+            wait_for(lambda: len(netns.netns.pids()) >= there + 2)
+            assert netns.exec(bottle.topology, Vantage.OPEN, ["true"], timeout=60).ok
+            assert bottle.agent.run("true", timeout=60).ok
             assert not waiting.done()
-        netns.down(waiting.result(10))
+        netns.down(waiting.result(60))
 
 
 class BreaksOne(NetnsEngine):
@@ -373,10 +372,8 @@ def test_subnets_run_out_with_an_error(netns: NetnsBackend) -> None:
 def test_a_talkative_command_fills_only_its_own_place(netns: NetnsBackend) -> None:
     """An agent's command that writes without end harms neither its sidecar nor other bottles."""
     with Bottle(netns, BottleSpec(command=("sh", "-c", "yes; sleep 1000"))) as talkative:
-        deadline = time.monotonic() + 20
-        while len(netns.netns.output(talkative.topology.agent.name)) < 60_000_000:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        name = talkative.topology.agent.name
+        wait_for(lambda: len(netns.netns.output(name)) >= 60_000_000, 100)
         assert talkative.agent.fetch("http://allowed.test/").status == 200
         with Bottle(netns, BottleSpec()) as other:
             assert other.agent.fetch("http://allowed.test/").status == 200
@@ -388,29 +385,12 @@ def test_a_dead_nursery_is_told(netns: NetnsBackend) -> None:
     try:
         # The first answer comes when the origins have started: they are forked by the nursery too.
         before = backend.inventory()
-        nursery = next(
-            int(pid)
-            for pid in os.listdir("/proc")
-            if pid.isdecimal()
-            and _comm(pid) == "bottle-nursery"
-            and _descends_from(int(pid), backend.netns.client.keeper_pid)
-        )
-        os.kill(nursery, signal.SIGKILL)
+        os.kill(nursery_of(backend), signal.SIGKILL)
         with pytest.raises(BringUpError, match="the nursery of sidecars is gone"):
             backend.up(BottleSpec())
         assert {r for r in backend.inventory() - before if r.kind != "process"} == set()
     finally:
         backend.close()
-
-
-def _comm(pid: str) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    return ""
-
-
-def _descends_from(pid: int, ancestor: int) -> bool:
-    return any(process.pid == pid for process in family_of(ancestor).processes)
 
 
 def test_routers_ask_for_their_ipv6_neighbours_from_the_start(netns: NetnsBackend) -> None:

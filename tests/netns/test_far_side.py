@@ -184,7 +184,7 @@ def test_https_by_the_proxy_is_trusted(backend: OnNetns) -> None:
     backend.trust()
     for _ in range(2):
         what = {"kind": "http", "url": "https://allowed.test/", "proxy": "environment"}
-        record = run_one(backend, topology, Vantage.AGENT, what, deadline=10.0)
+        record = run_one(backend, topology, Vantage.AGENT, what, deadline=60.0)
         assert record.get("status") == 200, record
 
 

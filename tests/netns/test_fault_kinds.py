@@ -17,6 +17,7 @@ from pytest_bottle.errors import Inconclusive, NotSupported, TransportError
 from pytest_bottle.firing import run_one
 from pytest_bottle.spec import BottleSpec
 from tests.judging import named
+from tests.sidecars import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ def states(guest: Guest) -> dict[str, str]:
     return {name: rest.split()[0] for name, _, rest in rows if name not in ("sh", "cat")}
 
 
-def cause(guest: Guest, timeout: float = 5.0) -> str:
+def cause(guest: Guest, timeout: float = 60.0) -> str:
     """Why a fetch by the proxy gets no answer."""
     with pytest.raises(FetchError) as caught:
         guest.fetch(URL, timeout=timeout)
@@ -51,14 +52,15 @@ def cause(guest: Guest, timeout: float = 5.0) -> str:
 
 def test_a_sound_sidecar_runs(bottle: Bottle) -> None:
     """The control of the others: its service is there, and asleep until somebody comes."""
-    assert states(bottle.sidecar) == {"sleep": "S", "bottle-sidecar": "S"}
+    asleep = {"sleep": "S", "bottle-sidecar": "S"}  # once it is done with the fixture's request
+    wait_for(lambda: states(bottle.sidecar) == asleep)
 
 
 def test_killed(netns: NetnsBackend, bottle: Bottle) -> None:
     """The sidecar's processes are gone when the call returns; its guest and its legs stay."""
     netns.fault(bottle.topology, Fault.KILL_SIDECAR)
 
-    assert states(bottle.sidecar) == {"sleep": "S"}
+    assert states(bottle.sidecar).keys() == {"sleep"}
     assert cause(bottle.agent) == "refused"
     assert bottle.sidecar.fetch("http://198.51.100.9/", proxy=None).status == 200
 
@@ -74,7 +76,7 @@ def test_killed_with_what_was_run_there(netns: NetnsBackend, bottle: Bottle) -> 
     assert sum(name.startswith("python") for name in states(bottle.sidecar)) == 1
     netns.fault(bottle.topology, Fault.KILL_SIDECAR)
 
-    assert states(bottle.sidecar) == {"sleep": "S"}
+    assert states(bottle.sidecar).keys() == {"sleep"}
     assert sum(name.startswith("python") for name in states(bottle.agent)) == 1
 
 
@@ -90,12 +92,12 @@ def test_cut_off(netns: NetnsBackend, bottle: Bottle) -> None:
     """Without its outer leg the sidecar lives, and has no way out and no route to one."""
     netns.fault(bottle.topology, Fault.CUT_EGRESS)
 
-    assert states(bottle.sidecar)["bottle-sidecar"] == "S"
+    wait_for(lambda: states(bottle.sidecar)["bottle-sidecar"] == "S")
     assert "eth0" not in bottle.sidecar.run("cat", "/proc/net/route").out
     with pytest.raises(FetchError) as caught:
         bottle.sidecar.fetch("http://198.51.100.9/", proxy=None)
     assert caught.value.cause == "unreachable"
-    assert bottle.agent.fetch(URL, timeout=20).status in (502, 504)
+    assert bottle.agent.fetch(URL, timeout=100).status in (502, 504)
 
 
 def test_removed(netns: NetnsBackend, bottle: Bottle) -> None:
@@ -120,7 +122,7 @@ def test_a_restarted_sidecar_is_itself(netns: NetnsBackend, bottle: Bottle) -> N
     assert bottle.agent.fetch("http://denied.test/").status == 403
     published = bottle.topology.machine_published
     assert published is not None
-    socket.create_connection(published, 5).close()
+    socket.create_connection(published, 30).close()
 
 
 def test_a_restarted_agent_runs_its_command_again(netns: NetnsBackend) -> None:
@@ -132,13 +134,13 @@ def test_a_restarted_agent_runs_its_command_again(netns: NetnsBackend) -> None:
 
         assert bottle.agent.fetch(URL).status == 200
         assert bottle.topology.agent_address in bottle.agent.run("cat", "/proc/net/fib_trie").out
-        assert netns.logs(bottle.topology)["agent output"].split() == [b"1"]
+        wait_for(lambda: netns.logs(bottle.topology)["agent output"].split() == [b"1"])
 
 
 def test_reloaded_rules_are_those_that_were(netns: NetnsBackend, bottle: Bottle) -> None:
     """H's kernel tells of rules that went and came, as many each; the bottle works afterwards."""
     with ThreadPoolExecutor(1) as pool:
-        what = {"kind": "rules", "deadline": 1.5}
+        what = {"kind": "rules", "deadline": 5.0}
         listening = pool.submit(run_one, netns, bottle.topology, Vantage.HOST, what)
         while not listening.done():
             netns.fault(bottle.topology, Fault.RELOAD_FIREWALL)

@@ -108,7 +108,7 @@ class DialsVersion6(Dials):
 
     code = (
         "there = socket.getaddrinfo('denied.test', 80, socket.AF_INET6, 1)[0][4]; "
-        "socket.create_connection(there[:2], 2)"
+        "socket.create_connection(there[:2], 30)"
     )
 
 
@@ -124,12 +124,12 @@ class SecondProcess(NetnsBackend):
     def up(self, spec: Any) -> Topology:
         """Start the process; it ends with its bottle."""
         topology = super().up(spec)
-        code = "import time; time.sleep(60)"
+        code = "import time; time.sleep(600)"
 
         def stay() -> None:
             with contextlib.suppress(Exception):  # cut off by the end of the guest
                 argv = [topology.python, "-c", code]
-                self.netns.exec(topology.agent.name, argv, user="privileged", timeout=61)
+                self.netns.exec(topology.agent.name, argv, user="privileged", timeout=601)
 
         threading.Thread(target=stay, daemon=True).start()
         return topology

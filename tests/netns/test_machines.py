@@ -26,7 +26,7 @@ def test_every_machine_has_the_authorities_whenever_it_was_made() -> None:
         machine = machines.add(name)
         machines.trust()
         read = [*machine.entry, "cat", str(BUNDLE)]
-        found = subprocess.run(read, capture_output=True, check=True, timeout=30).stdout
+        found = subprocess.run(read, capture_output=True, check=True, timeout=200).stdout
         machines.remove(name)
         return found
 

@@ -64,7 +64,7 @@ def attempt(forbid: str) -> str:
     """Try to start the engine in a process that may not make user namespaces."""
     script = _TRY.format(path=[p for p in sys.path if p], forbid=forbid)
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=200
     )
     assert result.returncode == 0, result.stderr
     return result.stdout

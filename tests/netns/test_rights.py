@@ -30,7 +30,7 @@ def engine(netns: NetnsBackend) -> Iterator[NetnsEngine]:
 
 def run(engine: NetnsEngine, guest: str, user: object, *argv: str) -> str:
     """Run a command as somebody with rights of their own; returns its output."""
-    command = Command(guest, 10.0)
+    command = Command(guest, 60.0)
     try:
         engine.client.call(
             "exec",

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("netns_works")
 _KEPT = """
 from pytest_bottle.conformance.mutants.base import NetnsBackend
 backend = NetnsBackend()
+backend.inventory()  # waits until every part is there
 backend.netns.client.keep()
 print(backend.session, flush=True)
 input()
@@ -84,7 +85,7 @@ def test_a_dead_session_is_swept_and_no_other(netns: NetnsBackend) -> None:
 
 def test_a_stranger_with_the_keepers_number_is_not_touched(netns: NetnsBackend) -> None:
     """A later process that got a number of the session's is told apart by its start."""
-    stranger = subprocess.Popen(["sleep", "30"])
+    stranger = subprocess.Popen(["sleep", "300"])
     try:
         old = Process(stranger.pid, 1)
         session = str(Session("0123456789ab", old, old))
@@ -101,11 +102,11 @@ def test_a_stranger_with_the_keepers_number_is_not_touched(netns: NetnsBackend) 
 def test_who_carries_the_mark_belongs_without_its_keeper(netns: NetnsBackend) -> None:
     """A process whose keeper is gone is found by its environment, with what descends from it."""
     mark = os.urandom(6).hex()
-    orphan = subprocess.Popen(["sh", "-c", "sleep 30; true"], env={**os.environ, MARK: mark})
+    orphan = subprocess.Popen(["sh", "-c", "sleep 300; true"], env={**os.environ, MARK: mark})
     gone = Process(orphan.pid, 1)
     session = str(Session(mark, gone, gone))
     try:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while len(netns.residue(session)) < 2 and time.monotonic() < end:
             time.sleep(0.005)
         names = sorted(r.name.partition(" ")[2] for r in netns.residue(session))

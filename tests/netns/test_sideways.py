@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,24 +86,25 @@ class DeafWithin(Meddler):
 
 
 class LateFallback(Meddler, Leaky):
-    """Two seconds after the loss of a sidecar the agent gets a way out of its own."""
+    """Rounds after the loss of a sidecar the agent gets a way out of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lost: dict[str, float] = {}
+        self._lost: set[str] = set()
 
     def weaken(self, topology: Topology) -> None:
         """Leave the bottle sound, for now."""
 
     def fault(self, topology: Topology, fault: Fault) -> None:
-        """Remember when."""
+        """Remember it."""
         super().fault(topology, fault)
-        self._lost[topology.id] = time.monotonic()
+        self._lost.add(topology.id)
 
     def meddle(self, errand: Errand) -> Errand:
-        """Open the way before whatever the agent does first when the time has come."""
-        due = time.monotonic() - self._lost.get(errand.topology.id, math.inf) > 2
-        if due and errand.is_the_agents and self._lost.pop(errand.topology.id, 0.0):
+        """Open the way before whatever the agent does first in the third round."""
+        due = errand.topology.id in self._lost and b", round 3 " in errand.stdin
+        if due and errand.is_the_agents:
+            self._lost.remove(errand.topology.id)
             self.open_gateway(errand.topology)
             self.give_default_route(errand.topology)
         return errand

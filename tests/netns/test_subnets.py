@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("netns_works")
 INNER, OUTER = "10.99.8.0/22", "172.31.77.16/29"
 #: What a connection comes to that H refuses, and one that nobody answers.
 REACH = (
-    "import socket, sys; s = socket.socket(); s.settimeout(1)\n"
+    "import socket, sys; s = socket.socket(); s.settimeout(3)\n"
     "try: s.connect((sys.argv[1], int(sys.argv[2]))); print('connected')\n"
     "except OSError as error: print(type(error).__name__, error.errno)"
 )

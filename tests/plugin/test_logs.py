@@ -101,6 +101,8 @@ def test_bottles_that_are_gone_say_so(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import os, signal, time
+        import pytest
+        from pytest_bottle.errors import TransportError
 
         def test_down(bottle):
             bottle.close()
@@ -110,7 +112,11 @@ def test_bottles_that_are_gone_say_so(pytester: pytest.Pytester) -> None:
             pid = bottle_backend.engine.client.keeper_pid
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            time.sleep(1)  # what it held ends a moment later
+            for ask in (bottle_backend.inventory, bottle_backend.internet.mark):
+                with pytest.raises(TransportError):
+                    while True:  # what it held ends a moment later
+                        ask()
+            time.sleep(1)  # and the last of it a moment after that
             assert not "dead"
         """
     )

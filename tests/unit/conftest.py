@@ -45,7 +45,7 @@ def listen() -> Iterator[Listen]:
                     while True:
                         connection, _ = listener.accept()
                         with connection, contextlib.suppress(ConnectionError):
-                            connection.settimeout(5)
+                            connection.settimeout(30)
                             handler(connection)
 
             thread = threading.Thread(target=run)

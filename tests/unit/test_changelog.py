@@ -15,7 +15,7 @@ def test_a_release_would_take_every_fragment() -> None:
     """The draft of a release holds the text of each fragment, under the heading of its type."""
     command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "1.2.3"]
     draft = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=200
     ).stdout
     lines = {line.strip().removeprefix("- ") for line in draft.splitlines()}
 

@@ -54,7 +54,7 @@ def test_a_call_is_cut_at_its_deadline_with_all_that_it_started() -> None:
     began = time.monotonic()
     with pytest.raises(TransportError, match=r"killed at its deadline of 0\.2 s") as caught:
         shell().call("-c", "sleep 60 & sleep 60", deadline=0.2)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     Path(caught.value.seen.rpartition("all of it: ")[2]).unlink()
 
 
@@ -73,7 +73,7 @@ def test_only_what_is_known_to_pass_is_tried_again(tmp_path: Path) -> None:
         return b"busy" in said.stderr and len(count.read_text().split()) < 3
 
     with pytest.raises(TransportError) as caught:
-        shell().call("-c", program, retry=Retry(busy, 10.0))
+        shell().call("-c", program, retry=Retry(busy, 60.0))
     Path(caught.value.seen.rpartition("all of it: ")[2]).unlink()
     assert len(count.read_text().split()) == 3
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bottle.guest import forward
+from tests.probing import nobody_listens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def publish(record: list[Event]) -> Iterator[Publish]:
     for door in doors:
         door.shutdown(socket.SHUT_RDWR)
     for thread in threads:
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
     for door in doors:
         door.close()
@@ -61,15 +62,16 @@ def service() -> Iterator[tuple[str, int]]:
         yield listener.getsockname()
 
 
-def nobody() -> tuple[str, int]:
-    """An address where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return tuple(listener.getsockname())
+@pytest.fixture
+def nobody() -> Iterator[tuple[str, int]]:
+    """An address where nobody listens, nor can meanwhile."""
+    with nobody_listens() as port:
+        yield "127.0.0.1", port
 
 
 def talk(address: tuple[str, int], data: bytes) -> bytes:
     """Send, say that this was all, and read to the end."""
-    with socket.create_connection(address, 10) as sock, sock.makefile("rb") as file:
+    with socket.create_connection(address, 30) as sock, sock.makefile("rb") as file:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
         return file.read()
@@ -88,17 +90,21 @@ def test_bytes_pass_both_ways(
     assert str(event["client"]).startswith("127.0.0.1:")
 
 
-def test_the_next_target_is_tried(publish: Publish, service: tuple[str, int]) -> None:
+def test_the_next_target_is_tried(
+    publish: Publish, service: tuple[str, int], nobody: tuple[str, int]
+) -> None:
     """Where the first target refuses, the second gets the connection."""
-    assert talk(publish(nobody(), service), b"x") == b"xx"
+    assert talk(publish(nobody, service), b"x") == b"xx"
 
 
-def test_no_target_is_a_hang_up(publish: Publish, record: list[Event]) -> None:
+def test_no_target_is_a_hang_up(
+    publish: Publish, record: list[Event], nobody: tuple[str, int]
+) -> None:
     """Where nobody listens the visitor gets no byte, is written down, and the next one is too."""
-    door = publish(nobody(), nobody())
+    door = publish(nobody, nobody)
 
     for _ in range(2):
-        with socket.create_connection(door, 10) as visitor:
+        with socket.create_connection(door, 30) as visitor:
             assert visitor.recv(1) == b""
 
     assert [event["event"] for event in record] == ["status", "status"]

@@ -119,7 +119,7 @@ def test_a_session_that_ended_well_leaves_neither_ledger_nor_watchdog(name: str)
 
 def _wait(condition: object) -> None:
     assert callable(condition)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     assert condition()

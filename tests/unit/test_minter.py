@@ -37,7 +37,7 @@ def running(clients: int = 1) -> Iterator[list[socket.socket]]:
     finally:
         for ours, _ in pairs:
             ours.close()
-        thread.join(5)
+        thread.join(30)
         for _, theirs in pairs:
             theirs.close()
     assert not thread.is_alive()
@@ -129,7 +129,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where trustme is not installed, the answer says so instead of ending the minter."""
     monkeypatch.setitem(sys.modules, "trustme", None)
     with running() as (sock,):
-        answer, _ = _wire.call(sock, {"op": "ca"}, timeout=5)
+        answer, _ = _wire.call(sock, {"op": "ca"}, timeout=30)
         assert "trustme cannot be imported" in answer["error"]
 
 
@@ -150,7 +150,7 @@ def test_trustme_is_imported_from_the_given_paths_on_the_first_request(tmp_path:
         ours.close()
     """
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=20
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60
     )
     assert done.stderr == ""
     assert "found on the given path" in done.stdout

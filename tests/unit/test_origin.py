@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -24,7 +25,8 @@ from pytest_bottle.internet.lab import MinterClient, OriginClient
 from pytest_bottle.internet.talk import Peer
 from pytest_bottle.internet.tls import covering
 from pytest_bottle.internet.web import METADATA_ADDRESSES
-from tests.origins import Running, Trusted, free_address, free_port, query, run_origins
+from tests.origins import Running, Trusted, free_address, query, run_origins
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     import http.client
@@ -43,7 +45,7 @@ def trusted() -> Iterator[Trusted]:
             stack.enter_context(theirs)
         thread = threading.Thread(target=minter.serve, args=([pair[1] for pair in pairs], []))
         thread.start()
-        stack.callback(thread.join, 5)
+        stack.callback(thread.join, 30)
         for ours, _ in pairs:
             stack.enter_context(ours)
         ca_pem = MinterClient(pairs[0][0]).ca_pem()
@@ -276,9 +278,10 @@ def test_a_certificate_is_loaded_without_proc_too(
 ) -> None:
     """In another PID namespace than /proc shows, a file stands in, and is removed."""
     monkeypatch.setattr("pytest_bottle.internet.tls._OPEN_FILES", str(tmp_path / "proc"))
-    before = set(Path("/tmp").glob("bottle-leaf-*"))
+    ours = f"bottle-leaf-{os.getpid()}-*"
+    before = set(Path("/tmp").glob(ours))
     trusted.secure("no-proc.test").close()
-    assert set(Path("/tmp").glob("bottle-leaf-*")) <= before
+    assert set(Path("/tmp").glob(ours)) <= before
 
 
 def test_many_first_contacts_at_once(trusted: Trusted) -> None:
@@ -328,7 +331,7 @@ def test_curl_accepts_the_certificate(trusted: Trusted, tmp_path: Path) -> None:
     where = f"allowed.test:{trusted.origin.port}"
     command = ["curl", "--silent", "--show-error", "--noproxy", "*", "--cacert", "ca.pem"]
     command += ["--resolve", f"{where}:{trusted.origin.address}", f"https://{where}/curl"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert json.loads(done.stdout)["path"] == "/curl"
 
@@ -359,7 +362,7 @@ def test_a_udp_echo_answers_and_a_sink_does_not(running: Running) -> None:
     """One is the positive control of the other."""
     listening = running.client.listen(udp=[0], udp_echo=[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(30)
         for port in (*listening.udp, *listening.udp_echo):
             sock.sendto(b"%d" % port, (running.address, port))
         assert sock.recv(100) == b"BOTTLE-ECHO %d" % listening.udp_echo[0]
@@ -403,7 +406,7 @@ def test_a_port_that_could_not_be_opened_at_the_start_is_told() -> None:
         settings = {"tcp": (port,), "dns": (), "bind": address}
         thread = threading.Thread(target=origin.serve, args=(theirs, None), kwargs=settings)
         thread.start()
-        stack.callback(thread.join, 5)
+        stack.callback(thread.join, 30)
         stack.callback(ours.close)
         with pytest.raises(TransportError, match=f"cannot listen on tcp {port}"):
             OriginClient(ours).ping()
@@ -441,7 +444,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
         print(*sorted(late - set(sys.modules)))
     """
     command = [sys.executable, "-I", "-S", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("\n\n", "")
 
 

@@ -16,7 +16,8 @@ from pytest_bottle.errors import TransportError
 from pytest_bottle.guest import dnswire
 from pytest_bottle.internet.talk import Peer, Talk
 from pytest_bottle.internet.zone import FIRST, LAST, Zone, ZoneFullError
-from tests.origins import Running, free_port, query, run_origins
+from tests.origins import Running, query, run_origins
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

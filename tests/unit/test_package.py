@@ -43,7 +43,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TarFile]:
 def _build(target: str, source: Path, folder: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
     done = subprocess.run(
-        build, cwd=source, capture_output=True, text=True, check=False, timeout=100
+        build, cwd=source, capture_output=True, text=True, check=False, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

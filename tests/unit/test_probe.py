@@ -37,7 +37,7 @@ def udp() -> Iterator[socket.socket]:
     """A datagram socket on loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((HERE, 0))
-        sock.settimeout(5)
+        sock.settimeout(60)
         yield sock
 
 
@@ -86,8 +86,8 @@ def test_operations_run_at_once(udp: socket.socket) -> None:
     operation = {"kind": "udp", "host": HERE, "port": udp.getsockname()[1], "answers": True}
     operations = [{**operation, "id": str(n), "nonce": NONCE} for n in range(30)]
     started = time.monotonic()
-    *records, _ = volley(operations, deadline=0.3)
-    assert time.monotonic() - started < 30 * 0.3
+    *records, _ = volley(operations, deadline=1.0)
+    assert time.monotonic() - started < 30 * 1.0
     assert [record["outcome"] for record in records] == ["timeout"] * 30
 
 
@@ -95,18 +95,18 @@ def test_an_operation_may_have_a_deadline_of_its_own(udp: socket.socket) -> None
     """It goes before the deadline of all."""
     port = udp.getsockname()[1]
     operation = {"id": "x", "kind": "udp", "host": HERE, "port": port, "answers": True}
-    record, _ = volley([{**operation, "nonce": NONCE, "deadline": 0.1}], deadline=30)
+    record, _ = volley([{**operation, "nonce": NONCE, "deadline": 0.1}], deadline=60)
     assert record["outcome"] == "timeout"
-    assert 0.1 <= record["elapsed"] < 10
+    assert 0.1 <= record["elapsed"] < 30
 
 
 def test_an_operation_may_be_held_back(udp: socket.socket) -> None:
     """The delay comes first and is no part of the time that the operation took."""
     started = time.monotonic()
     operation = {"id": "x", "kind": "udp", "host": HERE, "port": udp.getsockname()[1]}
-    record, _ = volley([{**operation, "nonce": NONCE, "delay": 0.5}])
-    assert time.monotonic() - started >= 0.5
-    assert record["elapsed"] < 0.5
+    record, _ = volley([{**operation, "nonce": NONCE, "delay": 2.0}])
+    assert time.monotonic() - started >= 2.0
+    assert record["elapsed"] < 2.0
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_silent_resolver_is_a_failure_of_dns(monkeypatch: pytest.MonkeyPatch) 
     record = attempt("http", {"url": "http://missing.test/"}, 0.05)
     over.set()
     assert record["outcome"] == "dns-failure"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
 
 
 def test_a_name_that_cannot_exist_is_a_fault_of_the_orders() -> None:
@@ -285,7 +285,7 @@ def test_an_echo_may_come_in_pieces(listen: Listen) -> None:
 
 def test_a_handshake_alone_is_a_connection(listen: Listen) -> None:
     """A far end that reads and says nothing does not undo what the outcome says."""
-    record = ask("tcp", host=HERE, port=listen(silent), deadline=0.2)
+    record = ask("tcp", host=HERE, port=listen(silent), deadline=1.0)
     assert record == {"outcome": "connected", "echo": False, "answer": ""}
 
 
@@ -470,31 +470,33 @@ def test_an_abstract_socket_is_reached_and_listed() -> None:
     name = f"probe-{os.getpid()}"
 
     def canary() -> None:
-        records.append(ask("abstract", name=name, until="enough", deadline=20))
+        records.append(ask("abstract", name=name, until="enough", deadline=100))
 
+    refused = {"outcome": "refused", "errno": "ECONNREFUSED", "listed": False}
+    assert ask("unix", name=name) == refused  # nobody is there yet
     thread = threading.Thread(target=canary)
     thread.start()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while (record := ask("unix", name=name))["outcome"] != "connected":
-        assert record == {"outcome": "refused", "errno": "ECONNREFUSED", "listed": False}
+        assert (record["outcome"], record["errno"]) == ("refused", "ECONNREFUSED")
         assert time.monotonic() < end
     # The first that reached it may have looked at the list just before it was there.
     assert ask("unix", name=name, nonce="enough")["listed"]
-    thread.join(5)
+    thread.join(100)
     assert records == [{"outcome": "listened", "said": [NONCE, "enough"]}]
 
 
 def test_a_canary_is_a_process_of_its_name() -> None:
     """It can be found in /proc by those who may see it."""
-    end, name = time.monotonic() + 5, f"probe{os.getpid() % 10**9}"
-    orders = {"name": name, "until": "x", "deadline": 20}
+    end, name = time.monotonic() + 60, f"probe{os.getpid() % 10**9}"
+    orders = {"name": name, "until": "x", "deadline": 100}
     thread = threading.Thread(target=ask, args=("abstract",), kwargs=orders)
     thread.start()
     while ask("unix", name=name, nonce="hello")["outcome"] != "connected":
         assert time.monotonic() < end
     names = [status["Name"] for status in ask("status", pids=["*"])["processes"].values()]
     ask("unix", name=name, nonce="x")
-    thread.join(10)
+    thread.join(100)
     assert name in names
 
 

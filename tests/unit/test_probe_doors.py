@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bottle.guest.probe import doors as module
-from tests.probing import ask
+from tests.origins import free_address
+from tests.ports import free_port
+from tests.probing import ask, nobody_listens
 from tests.sidecars import read_all, read_head
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def udp(answer: bytes) -> Iterator[int]:
         sock.bind((HERE, 0))
 
         def serve() -> None:
-            sock.settimeout(5)
+            sock.settimeout(60)
             _, peer = sock.recvfrom(512)
             sock.sendto(answer, peer)
 
@@ -43,10 +45,11 @@ def udp(answer: bytes) -> Iterator[int]:
 def test_a_sweep_finds_the_doors_that_are_open() -> None:
     """And counts those that it tried; a port that nobody listens at is none."""
     with ExitStack() as stack:
-        doors = [stack.enter_context(socket.create_server((HERE, 0))) for _ in range(3)]
+        address = free_address()  # on 127.0.0.1 a sweep would visit the doors of other tests
+        doors = [stack.enter_context(socket.create_server((address, 0))) for _ in range(3)]
         ports = sorted(door.getsockname()[1] for door in doors)
         first, last = ports[0] - 1, ports[-1] + 1
-        record = ask("doors", host=HERE, first=first, last=last, deadline=30.0)
+        record = ask("doors", host=address, first=first, last=last, deadline=100.0)
     assert set(ports) <= set(record["open"])
     assert record["count"] == last - first + 1
     assert record["silent"] == []
@@ -54,13 +57,13 @@ def test_a_sweep_finds_the_doors_that_are_open() -> None:
 
 def test_a_sweep_goes_over_all_ports() -> None:
     """All 65,535 are tried, the first and the last too."""
-    record = ask("doors", host=HERE, deadline=60.0)
+    record = ask("doors", host=free_address(), deadline=150.0)
     assert (record["outcome"], record["count"]) == ("answered", 65535)
 
 
 def test_a_sweep_that_takes_too_long_is_none() -> None:
     """What was not tried is not told as closed."""
-    assert ask("doors", host=HERE, deadline=0.0)["outcome"] == "timeout"
+    assert ask("doors", host=free_address(), deadline=0.0)["outcome"] == "timeout"
 
 
 def test_doors_that_answer_nothing_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,10 +83,14 @@ def test_doors_that_answer_nothing_are_silent(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_datagram_s_door_is_one_that_answers() -> None:
     """Not one that is closed, nor one at which nobody says anything."""
-    with udp(b"") as closed:
-        pass
-    with udp(b"yes") as open_door, udp(b"") as mute:
-        ports = [open_door, mute, closed]
+    with (
+        udp(b"yes") as open_door,
+        udp(b"") as mute,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed,
+    ):
+        closed.bind((HERE, 0))
+        closed.connect((HERE, 9))  # takes datagrams from there only
+        ports = [open_door, mute, closed.getsockname()[1]]
         record = ask("doors", host=HERE, first=1, last=1, udp=ports)
     assert record["answered"] == [open_door]
 
@@ -125,14 +132,12 @@ def test_a_relay_passes_on_what_is_said_and_answered(listen: Listen, source: int
         sock.sendall(b"heard " + read_head(sock))
         read_all(sock)
 
-    with socket.socket() as free:
-        free.bind((HERE, 0))
-        own = source and free.getsockname()[1]
+    own = source and free_port()
     port = listen(origin)
     step = {"send": b"a\r\n\r\n".hex(), "until": "heard a"}
     one = {"host": HERE, "port": port, "steps": [step], "relay": {"host": HERE, "source": own}}
     talks = [{**one, "name": str(number)} for number in range(3)]
-    found = ask("talks", talks=talks, patience=5.0, deadline=15.0)["talks"]
+    found = ask("talks", talks=talks, patience=60.0, deadline=90.0)["talks"]
     assert {record["relayed"] for record in found.values()} == {True}
     assert {record["outcome"] for record in found.values()} == {"talked"}
     assert len(callers) == 3
@@ -141,11 +146,9 @@ def test_a_relay_passes_on_what_is_said_and_answered(listen: Listen, source: int
 
 def test_a_relay_that_reaches_nobody_says_so() -> None:
     """The conversation ends, and is not taken for one that was held by a relay."""
-    with socket.socket() as free:
-        free.bind((HERE, 0))
-        port = free.getsockname()[1]
     step = {"send": b"a".hex(), "until": 1}
-    one = {"host": HERE, "port": port, "steps": [step], "relay": {"host": HERE}}
-    found = ask("talks", talks=[{**one, "name": "it"}], patience=2.0, deadline=5.0)["talks"]
+    with nobody_listens() as port:
+        one = {"host": HERE, "port": port, "steps": [step], "relay": {"host": HERE}}
+        found = ask("talks", talks=[{**one, "name": "it"}], patience=30.0, deadline=60.0)["talks"]
     assert found["it"]["relayed"] is False
     assert found["it"]["outcome"] in ("closed", "reset")

@@ -98,12 +98,12 @@ def test_planted_programs_run_and_tell_their_state(tmp_path: Path) -> None:
 def test_programs_run_at_once_and_are_cut_at_the_deadline() -> None:
     """One that is missing says so, one that takes too long says what it has said so far."""
     started = time.monotonic()
-    slow = ["sh", "-c", "echo early; exec sleep 30"]
+    slow = ["sh", "-c", "echo early; exec sleep 300"]
 
-    record = ask("gains", programs=[["/nonexistent"], slow, ["echo", "here"]], deadline=1.0)
+    record = ask("gains", programs=[["/nonexistent"], slow, ["echo", "here"]], deadline=3.0)
 
     missing, cut, quick = record["said"]
     assert missing == {"errno": "ENOENT"}
     assert cut == {"status": -9, "output": "early\n"}
     assert quick == {"status": 0, "output": "here\n"}
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 100

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bottle.guest.probe import listening
+from tests.ports import free_port
 from tests.probing import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.probing import Record
 
 HERE = "127.0.0.1"
@@ -38,22 +37,17 @@ def test_counters_that_cannot_be_read_are_missing(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
+def port() -> int:
     """A number that is free on 127.0.0.1 for TCP and UDP, and that nobody else is given."""
-    with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        for sock in (tcp, udp):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tcp.bind(("127.0.0.2", 0))
-        udp.bind(("127.0.0.2", tcp.getsockname()[1]))
-        yield tcp.getsockname()[1]
+    return free_port()
 
 
-def connect(port: int) -> socket.socket:
+def connect(port: int, host: str = HERE) -> socket.socket:
     """Connect as soon as somebody listens."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while True:
         try:
-            return socket.create_connection((HERE, port), 5)
+            return socket.create_connection((host, port), 30)
         except ConnectionRefusedError:
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -64,7 +58,7 @@ def test_the_listener_reports_every_visitor(port: int) -> None:
     records: list[Record] = []
 
     def listener() -> None:
-        records.append(ask("listen", tcp=[port], udp=[port], deadline=1.5))
+        records.append(ask("listen", tcp=[port], udp=[port], deadline=5.0))
 
     thread = threading.Thread(target=listener)
     thread.start()
@@ -102,7 +96,7 @@ def test_the_listener_ends_with_the_last_word(port: int) -> None:
     records: list[Record] = []
 
     def listener() -> None:
-        records.append(ask("listen", tcp=[port], udp=[port], until=["enough"], deadline=20))
+        records.append(ask("listen", tcp=[port], udp=[port], until=["enough"], deadline=100))
 
     thread = threading.Thread(target=listener)
     thread.start()
@@ -110,7 +104,7 @@ def test_the_listener_ends_with_the_last_word(port: int) -> None:
         with connect(port) as sock:
             sock.sendall(word)
             sock.recv(100)
-    thread.join(5)
+    thread.join(100)
     assert [said for *_, said in records[0]["visitors"]] == ["first\n", "BOTTLE enough\n"]
 
 
@@ -119,7 +113,7 @@ def test_the_listener_waits_for_all_words(port: int) -> None:
     records: list[Record] = []
 
     def listener() -> None:
-        records.append(ask("listen", tcp=[port], udp=[port], until=["one", "two"], deadline=20))
+        records.append(ask("listen", tcp=[port], udp=[port], until=["one", "two"], deadline=100))
 
     thread = threading.Thread(target=listener)
     thread.start()
@@ -129,7 +123,7 @@ def test_the_listener_waits_for_all_words(port: int) -> None:
     assert thread.is_alive()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(b"one", (HERE, port))
-    thread.join(5)
+    thread.join(100)
     assert [said for *_, said in records[0]["visitors"]] == ["BOTTLE two\n", "one"]
 
 
@@ -139,15 +133,15 @@ def test_the_listener_binds_what_it_is_told(port: int) -> None:
 
     def listener() -> None:
         places = ["127.0.0.1", "::1"]
-        record = ask("listen", tcp=[port], addresses=places, until=["enough"], deadline=20)
+        record = ask("listen", tcp=[port], addresses=places, until=["enough"], deadline=100)
         records.append(record)
 
     thread = threading.Thread(target=listener)
     thread.start()
-    connect(port).close()
-    with socket.create_connection(("::1", port), 5) as sock:
+    connect(port, "::1").close()  # the last that is opened: the other is there by then
+    with connect(port) as sock:
         sock.sendall(b"enough")
-        thread.join(5)
+        thread.join(100)
     assert {peer for _, _, peer, _ in records[0]["visitors"]} == {"127.0.0.1", "::1"}
     assert records[0]["half_open"] == []
 

@@ -36,7 +36,7 @@ def boot(kinds: list[str], code: str) -> str:
         input=probe_program(kinds),
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=200,
     )
     return done.stdout.decode()
 
@@ -160,7 +160,7 @@ def test_another_interpreter_gets_along_with_the_source(magic: str) -> None:
         input=magic.encode() + b" " + rest + json.dumps(orders).encode(),
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=200,
     )
     record, last = map(json.loads, done.stdout.splitlines())
     assert (record["records"]["http"]["status"], last) == (200, {"done": 1})
@@ -178,6 +178,6 @@ def test_the_source_is_no_part_of_what_a_like_interpreter_runs() -> None:
             input=magic + b" " + broken.split(b" ", 1)[1] + b'{"deadline": 1, "operations": []}',
             capture_output=True,
             check=False,
-            timeout=30,
+            timeout=200,
         )
         assert done.returncode == status

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ports import free_port
 from tests.probing import ask, nobody_listens, volley
 from tests.sidecars import read_all, read_head, silent
 
@@ -108,15 +109,20 @@ def test_a_conversation_may_have_a_patience_of_its_own(listen: Listen) -> None:
     """Who has one waits so long, whatever the others' is."""
 
     def late(sock: socket.socket) -> None:
-        read_head(sock)
-        time.sleep(0.5)
-        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        if read_head(sock).startswith(b"GET /long "):
+            time.sleep(0.5)
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         read_all(sock)
 
-    one = {"host": HERE, "port": listen(late), "steps": [step(b"GET / HTTP/1.0\r\n\r\n", 1)]}
-    both = [{**one, "name": "short"}, {**one, "name": "long", "patience": 10.0}]
+    port = listen(late)
 
-    record = ask("talks", talks=both, patience=0.1, deadline=15.0)
+    def asking(name: str) -> Record:
+        steps = [step(f"GET /{name} HTTP/1.0\r\n\r\n".encode(), 1)]
+        return {"host": HERE, "port": port, "steps": steps, "name": name}
+
+    both = [asking("short"), {**asking("long"), "patience": 60.0}]
+
+    record = ask("talks", talks=both, patience=0.1, deadline=90.0)
 
     assert [record["talks"][name]["outcome"] for name in ("short", "long")] == ["timeout", "talked"]
 
@@ -133,7 +139,7 @@ def test_a_datagram_goes_to_the_relay_that_was_named(listen: Listen, bound: byte
     """Port and address are those of the SOCKS5 reply; 0.0.0.0 is the proxy itself (RFC 1928)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
         relay.bind((HERE, 0))
-        relay.settimeout(5)
+        relay.settimeout(30)
         reply = b"\5\0\0\1" + bound + relay.getsockname()[1].to_bytes(2, "big")
         port = listen(answering((1, reply)))
         assert talk(port, step(b"x", 10), step(b"words", datagram=True))["outcome"] == "talked"
@@ -142,12 +148,20 @@ def test_a_datagram_goes_to_the_relay_that_was_named(listen: Listen, bound: byte
 
 def test_a_datagram_without_a_relay_goes_to_the_proxys_own_port(listen: Listen) -> None:
     """A proxy that says no may still listen there by UDP."""
-    port = listen(answering((1, b"no")))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
-        relay.bind((HERE, port))
-        relay.settimeout(5)
+        port = bound_beside(relay, listen)
+        relay.settimeout(30)
         talk(port, step(b"x", 2), step(b"words", datagram=True))
         assert relay.recv(100) == b"words"
+
+
+def bound_beside(relay: socket.socket, listen: Listen) -> int:
+    """Bind a datagram socket to the port of an origin that says no: of some it may be taken."""
+    while True:
+        port = listen(answering((1, b"no")))
+        with contextlib.suppress(OSError):
+            relay.bind((HERE, port))
+            return port
 
 
 # -- many ------------------------------------------------------------------------------------------
@@ -155,13 +169,16 @@ def test_a_datagram_without_a_relay_goes_to_the_proxys_own_port(listen: Listen) 
 
 def test_many_conversations_are_held_a_few_at_a_time(listen: Listen) -> None:
     """All of them are in the record, and no more than sixteen were there at once."""
-    lock, there, most = threading.Lock(), [0], [0]
+    lock, there, most, two = threading.Lock(), [0], [0], threading.Event()
 
     def serve(sock: socket.socket) -> None:
         with lock:
             there[0] += 1
             most[0] = max(most[0], there[0])
+            if there[0] > 1:
+                two.set()
         sock.recv(1)
+        two.wait(30)
         time.sleep(0.01)
         with lock:
             there[0] -= 1
@@ -169,10 +186,8 @@ def test_many_conversations_are_held_a_few_at_a_time(listen: Listen) -> None:
             sock.sendall(b"k")
             read_all(sock)
 
-    with socket.create_server((HERE, 0), backlog=64) as door:
-        door.settimeout(0.5)
-        threading.Thread(target=serve_all, args=(door, serve)).start()
-        record = several(door.getsockname()[1], 40, step(b"x", 1))
+    with serving_all(serve) as port:
+        record = several(port, 40, step(b"x", 1), patience=60.0, deadline=90.0)
     assert sorted(record["talks"], key=int) == [str(number) for number in range(40)]
     assert {one["outcome"] for one in record["talks"].values()} == {"talked"}
     assert 1 < most[0] <= 16
@@ -180,14 +195,14 @@ def test_many_conversations_are_held_a_few_at_a_time(listen: Listen) -> None:
 
 def test_what_there_is_no_time_for_is_not_in_the_record(listen: Listen) -> None:
     """A conversation that was not held is missing: it is no refusal."""
-    record = several(listen(silent), 40, step(b"x", 1), patience=0.2, deadline=0.5)
+    record = several(listen(silent), 40, step(b"x", 1), patience=1.0, deadline=2.5)
     assert record["outcome"] == "talked"
     assert 0 < len(record["talks"]) < 40
 
 
 def test_a_group_that_nobody_answers_is_not_tried_for_ever(listen: Listen) -> None:
     """After the first ones the rest is skipped, and the record says so."""
-    record = several(listen(silent), 40, step(b"x", 1), patience=0.2, group="SOCKS5")
+    record = several(listen(silent), 40, step(b"x", 1), patience=0.2, deadline=60.0, group="SOCKS5")
     outcomes = [one["outcome"] for one in record["talks"].values()]
     assert 8 <= outcomes.count("timeout") <= 16 + 7  # of eight that end, seven begin another
     assert outcomes.count("timeout") + outcomes.count("skipped") == 40
@@ -202,28 +217,39 @@ def test_a_group_that_somebody_answers_is_tried_to_the_end(listen: Listen) -> No
                 sock.sendall(b"\0")
             read_all(sock)
 
-    with socket.create_server((HERE, 0), backlog=64) as door:
-        door.settimeout(0.5)
-        threading.Thread(target=serve_all, args=(door, serve)).start()
-        one = {"host": HERE, "port": door.getsockname()[1], "group": "SOCKS5"}
+    with serving_all(serve) as port:
+        one = {"host": HERE, "port": port, "group": "SOCKS5"}
         words = [b"x", *[b"y"] * 24]
         talks = [{**one, "name": str(n), "steps": [step(w, 1)]} for n, w in enumerate(words)]
-        record = ask("talks", talks=talks, patience=0.2)
+        talks[0]["patience"] = 60.0
+        # Before eight of the others have given up, the first must have its answer.
+        record = ask("talks", talks=talks, patience=1.5, deadline=90.0)
     outcomes = [one["outcome"] for one in record["talks"].values()]
     assert (outcomes.count("talked"), outcomes.count("timeout")) == (1, 24)
 
 
-def serve_all(door: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-    """Serve every visitor at once, until nobody comes any more."""
+@contextlib.contextmanager
+def serving_all(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Serve every visitor at once, at the port that this gives."""
     threads = []
-    with contextlib.suppress(OSError):
-        while True:
-            connection, _ = door.accept()
-            connection.settimeout(5)
-            threads.append(threading.Thread(target=serve, args=(connection,)))
-            threads[-1].start()
-    for thread in threads:
-        thread.join()
+
+    def run() -> None:
+        with contextlib.suppress(OSError):  # the door is shut
+            while True:
+                connection, _ = door.accept()
+                connection.settimeout(60)
+                threads.append(threading.Thread(target=serve, args=(connection,)))
+                threads[-1].start()
+
+    with socket.create_server((HERE, 0), backlog=64) as door:
+        threads.append(threading.Thread(target=run))
+        threads[0].start()
+        try:
+            yield int(door.getsockname()[1])
+        finally:
+            door.shutdown(socket.SHUT_RDWR)
+            for thread in threads:  # the first may have added to them until it ended
+                thread.join()
 
 
 # -- the listener's last word, and both families ---------------------------------------------------
@@ -232,26 +258,26 @@ def serve_all(door: socket.socket, serve: Callable[[socket.socket], None]) -> No
 def test_a_word_ends_a_listener(port: int) -> None:
     """The listener reports at once, long before its deadline."""
     records: list[Record] = []
-    orders = {"tcp": [port], "until": ["ENOUGH"], "deadline": 30.0}
+    orders = {"tcp": [port], "until": ["ENOUGH"], "deadline": 100.0}
     thread = threading.Thread(target=lambda: records.append(ask("listen", **orders)))  # type: ignore[arg-type]
     thread.start()
     for word in (b"first", b"ENOUGH"):
         say(port, word)
-    thread.join(10)
+    thread.join(100)
     assert [visit[3] for visit in records[0]["visitors"]] == ["first", "ENOUGH"]
 
 
 def test_a_listener_hears_both_families(port: int) -> None:
     """With an address of each family it takes visitors of both."""
     records: list[Record] = []
-    orders = {"tcp": [port], "until": ["ENOUGH"], "deadline": 30.0, "addresses": ["0.0.0.0", "::"]}
+    orders = {"tcp": [port], "until": ["ENOUGH"], "deadline": 100.0, "addresses": ["0.0.0.0", "::"]}
     thread = threading.Thread(target=lambda: records.append(ask("listen", **orders)))  # type: ignore[arg-type]
     thread.start()
     if not socket.has_ipv6:
         pytest.skip("NOT RUN: no IPv6 here")
     say(port, b"six", "::1")
     say(port, b"ENOUGH")
-    thread.join(10)
+    thread.join(100)
     assert sorted(visit[2:] for visit in records[0]["visitors"]) == [
         ["127.0.0.1", "ENOUGH"],
         ["::1", "six"],
@@ -260,10 +286,10 @@ def test_a_listener_hears_both_families(port: int) -> None:
 
 def say(port: int, word: bytes, host: str = HERE) -> None:
     """Visit a listener, as soon as it is there."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while True:
         try:
-            with socket.create_connection((host, port), 5) as sock:
+            with socket.create_connection((host, port), 30) as sock:
                 sock.sendall(word)
                 return
         except ConnectionRefusedError:
@@ -272,12 +298,9 @@ def say(port: int, word: bytes, host: str = HERE) -> None:
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
-    """A number that is free for TCP, and that nobody else is given."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.2", 0))
-        yield sock.getsockname()[1]
+def port() -> int:
+    """A number that is free, and that nobody else is given."""
+    return free_port()
 
 
 # -- variables -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bottle.guest.proxy import Config, serve
+from tests.probing import nobody_listens
 from tests.sidecars import LOOPBACK, OK, SHORT, Recorder, answer, greeting, head, read_all
 
 if TYPE_CHECKING:
@@ -274,20 +275,13 @@ def test_the_next_address_is_tried(sidecar: Start, dns: FakeDns, listen: Listen)
     assert proxy.event()["upstream"] == f"127.0.0.1:{port}"
 
 
-def unused_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
 def test_a_refused_connection_is_no_denial(sidecar: Start, method: str) -> None:
     """An origin that refuses is a 502 and an error in the record."""
-    port = unused_port()
-    proxy = sidecar(port)
     scheme = "" if method == "CONNECT" else "http://"
-    reply = proxy.ask(head(method, f"{scheme}allowed.test:{port}"))
+    with nobody_listens() as port:
+        proxy = sidecar(port)
+        reply = proxy.ask(head(method, f"{scheme}allowed.test:{port}"))
     assert (reply.status, reply.denied, reply.error) == (502, None, "refused")
     event = proxy.event()
     assert (event["decision"], event["reason"], event["status"]) == ("error", "refused", 502)
@@ -303,7 +297,7 @@ def test_a_missing_name_is_no_denial(sidecar: Start) -> None:
 def test_a_silent_resolver_is_a_timeout(sidecar: Start, dns: FakeDns) -> None:
     """No answer from DNS is a 504."""
     dns.silent = True
-    reply = sidecar(80).get("http://allowed.test/")
+    reply = sidecar(80, timeouts=SHORT._replace(dns=0.2)).get("http://allowed.test/")
     assert (reply.status, reply.denied, reply.error) == (504, None, "dns-timeout")
 
 
@@ -334,7 +328,7 @@ def test_without_its_record_nothing_is_let_through(listen: Listen, dns: FakeDns)
     config = Config([("allowed.test", [port])], dns.address, LOOPBACK, SHORT)
     thread = threading.Thread(target=serve, args=(config, [door], [], broken))
     thread.start()
-    with socket.create_connection(door.getsockname(), timeout=5) as sock:
+    with socket.create_connection(door.getsockname(), timeout=30) as sock:
         sock.sendall(head("CONNECT", f"allowed.test:{port}"))
         assert read_all(sock) == b""
     door.shutdown(socket.SHUT_RDWR)
@@ -403,7 +397,7 @@ def test_it_runs_from_a_command_line(dns: FakeDns, listen: Listen) -> None:
             assert process.stdout
             ready = json.loads(process.stdout.readline())
             address, _, number = ready["listen"].rpartition(":")
-            with socket.create_connection((address, int(number)), timeout=5) as sock:
+            with socket.create_connection((address, int(number)), timeout=30) as sock:
                 sock.sendall(head("GET", f"http://allowed.test:{port}/"))
                 assert answer(sock).body == b"ok"
             event = json.loads(process.stdout.readline())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -54,6 +55,7 @@ def test_a_part_is_not_there(words: bytes, ends: bool, execs: bool, what: str, s
 
 def test_no_pipe_stays_open() -> None:
     """Whoever waits no longer lets go of every pipe; what is handed over is the caller's."""
+    gc.collect()
     before = os.listdir("/proc/self/fd")
     for stop in (Awaited.close, lambda awaited: awaited.drop("guest")):
         ready = Ready()

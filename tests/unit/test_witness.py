@@ -296,12 +296,12 @@ def start(wire: Wire) -> Iterator[Callable[[], WitnessClient]]:
 
     def begin() -> WitnessClient:
         thread.start()
-        return WitnessClient(ours, timeout=5)
+        return WitnessClient(ours, timeout=30)
 
     yield begin
     ours.close()
     if thread.ident is not None:
-        thread.join(5)
+        thread.join(30)
     theirs.close()
     assert not thread.is_alive(), "a witness ends when its control connection is closed"
 

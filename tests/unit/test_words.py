@@ -386,7 +386,7 @@ def test_a_bomb_does_not_go_off() -> None:
     for word in MARKER_WORDS:
         assert max(map(len, complaints({word: laughs}))) < 2000
 
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 # -- properties ---------------------------------------------------------------------------------
