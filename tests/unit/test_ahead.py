@@ -135,10 +135,13 @@ def test_the_end_waits_for_those_that_run_and_starts_no_other() -> None:
     asked.start()
     for _ in range(3):
         assert begun.acquire(timeout=PATIENCE)
-    waiting = [*ahead._futures.values()][-4:]  # three of the seven run
+    end = time.monotonic() + PATIENCE
+    while many[-1].id not in ahead._futures:  # the first may run before the last is ordered
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    waiting = [ahead._futures[check.id] for check in many[2:]]  # three of the seven run
     closing = threading.Thread(target=ahead.close)
     closing.start()
-    end = time.monotonic() + PATIENCE
     while not all(future.cancelled() for future in waiting):
         assert time.monotonic() < end
         time.sleep(0.001)
