@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pytest_bottle.backends.contract import FEATURE_OF, ExecResult, User, Vantage
 from pytest_bottle.errors import BottleError, ConfigurationError, NotSupported
@@ -35,8 +34,7 @@ class FetchError(BottleError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """An HTTP response, whoever gave it: the origin, or the sidecar that denied the request.
 
     Header names are in lower case.
@@ -62,8 +60,7 @@ class Response:
         return json.loads(self.body)
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(NamedTuple):
     """One of the bottle's two networks: subnet (CIDR) and the gateway's address in it."""
 
     name: str

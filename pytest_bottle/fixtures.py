@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Unpack
+    from typing import Protocol, Unpack
 
     from pytest_bottle.backends.contract import Backend, Topology
     from pytest_bottle.bottle import Bottle
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from pytest_bottle.spec import BottleSpec
     from pytest_bottle.words import Words
 
+    class Standing(Protocol):
+        """Something with a running bottle: a bottle itself, or the conformance suite's bench."""
+
+        @property
+        def topology(self) -> Topology:
+            """The running bottle, as values."""
+
+        def close(self) -> None:
+            """Take it down."""
+
+
 _KEPT = pytest.StashKey[list[tuple["Backend", str]]]()
 #: The lifetimes that have not ended, in the order of their beginnings.
 _LIVE = pytest.StashKey[list["Lifetime"]]()
-
-
-class Standing(Protocol):
-    """Something with a running bottle: a bottle itself, or the conformance suite's bench."""
-
-    @property
-    def topology(self) -> Topology:
-        """The running bottle, as values."""
-
-    def close(self) -> None:
-        """Take it down."""
 
 
 #: The fixtures that lend bottles to tests; the conformance suite's own bottle is not among them.

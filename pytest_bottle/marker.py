@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_bottle.errors import ConfigurationError
-from pytest_bottle.words import MARKER_WORDS, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +26,11 @@ _PLACES = {
 def spec_for(node: pytest.Collector | pytest.Item, over: BottleSpec) -> BottleSpec:
     """Lay the words of the marker that is closest to a node over the session's specification."""
     mark = node.get_closest_marker("bottle")
-    return read(mark.kwargs, over, folder_of(node)) if mark else over
+    if mark is None:
+        return over
+    from pytest_bottle.words import read  # only for who marks something
+
+    return read(mark.kwargs, over, folder_of(node))
 
 
 def folder_of(node: Any) -> str:
@@ -49,12 +52,16 @@ def problems(items: Iterable[pytest.Item], scope: str, over: BottleSpec) -> list
 def _problems(node: Any, mark: pytest.Mark, over: BottleSpec) -> list[str]:
     reasons = _refusals(node, mark, over)
     if mark.args:
+        from pytest_bottle.words import MARKER_WORDS
+
         seen = ", ".join(map(repr, mark.args))
         reasons = [f"expected keywords only ({', '.join(MARKER_WORDS)}), seen {seen}", *reasons]
     return [f"{node.nodeid}: @pytest.mark.bottle: {reason}" for reason in reasons]
 
 
 def _refusals(node: Any, mark: pytest.Mark, over: BottleSpec) -> list[str]:
+    from pytest_bottle.words import read
+
     try:
         read(mark.kwargs, over, folder_of(node))
     except ConfigurationError as error:

@@ -7,7 +7,6 @@ the report first.
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pytest_bottle.errors import ConfigurationError
+from pytest_bottle.spelling import near, unknown_word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection
 
     Path = tuple[str | int, ...]
     T = TypeVar("T")
@@ -248,24 +248,6 @@ def show(value: object) -> str:
         return _short.repr(value)
     except ValueError:  # an int of more digits than Python writes
         return f"a very long {type(value).__name__}"
-
-
-def unknown(value: object, known: Iterable[str]) -> str:
-    """Say that a value is not known, which one may be meant, and which ones are known."""
-    known = tuple(known)
-    close = near(str(value), known)
-    return f"{value!r} is not known{close} (known: {', '.join(known)})"
-
-
-def unknown_word(key: str, known: Collection[str]) -> tuple[str, str]:
-    """Say that there is no such word, and which there are."""
-    return f"there is no such word{near(key, known)}", f"one of: {', '.join(known)}"
-
-
-def near(value: str, known: Iterable[str]) -> str:
-    """Ask whether the nearest known one was meant; empty if none is near."""
-    close = difflib.get_close_matches(value[:80], tuple(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _plain(value: bool | float) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pytest_bottle.errors import ConfigurationError
 from pytest_bottle.guest.policy import canonical_host, is_literal
-from pytest_bottle.reading import unknown
+from pytest_bottle.spelling import unknown
 
 #: Where a row's stimulus can be sent from, by the values of ``Vantage``.
 ORIGINS = ("agent", "privileged", "sidecar")

@@ -1,11 +1,15 @@
-"""The settings of a run, checked before anything is touched."""
+"""The settings of a run, checked before anything is touched.
+
+Whoever chose nothing waits for this import before the backend can be started: what only a choice
+needs is imported where it is read.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -13,8 +17,7 @@ import pytest
 from pytest_bottle.backends import kinds, selection
 from pytest_bottle.conformance.profiles import DEFAULT, PROFILES
 from pytest_bottle.errors import ConfigurationError
-from pytest_bottle.reading import unknown
-from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT, BottleSpec
+from pytest_bottle.spelling import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.command.orders import Orders
     from pytest_bottle.backends.contract import Backend
     from pytest_bottle.manifest import Manifest
+    from pytest_bottle.spec import BottleSpec
     from pytest_bottle.waivers import Waiver
 
     BackendFactory = Callable[[], Backend]
@@ -56,8 +60,7 @@ class Choice(NamedTuple):
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What the user chose, or what holds without a choice.
 
     Attributes:
@@ -74,7 +77,8 @@ class Settings:
         require: the result that a gated run must reach, or better.
         reports: the files that the run's record is written to.
         waivers: the violations that are excused.
-        spec: what a bottle is where no marker says otherwise.
+        described: what a bottle is by the configuration file and the options; None where nothing
+            was said about it.
         ignored: one line for each key of the configuration file that has no meaning here.
         offered: the backends of other plugins and of conftest files.
         choices: what was chosen, by name, as it was written.
@@ -95,10 +99,17 @@ class Settings:
     require: str = "partial"
     reports: tuple[str, ...] = ()
     waivers: tuple[Waiver, ...] = ()
-    spec: BottleSpec = PLAIN
+    described: BottleSpec | None = None
     ignored: tuple[str, ...] = ()
-    offered: Mapping[str, BackendFactory] = field(default_factory=dict)
-    choices: Mapping[str, Choice] = field(default_factory=dict)
+    offered: Mapping[str, BackendFactory] = MappingProxyType({})
+    choices: Mapping[str, Choice] = MappingProxyType({})
+
+    @property
+    def spec(self) -> BottleSpec:
+        """What a bottle is where no marker says otherwise."""
+        from pytest_bottle.spec import PLAIN
+
+        return self.described or PLAIN
 
     @property
     def backend_name(self) -> str:
@@ -137,7 +148,7 @@ def hold(config: pytest.Config, choices: Mapping[str, Choice]) -> None:
     """Check what was chosen, and let it hold in this session."""
     settings = config.stash[_SETTINGS] = read(choices, config)
     if "waivers" in choices:
-        config.stash[_SETTINGS] = replace(settings, waivers=_waivers(choices["waivers"], config))
+        config.stash[_SETTINGS] = settings._replace(waivers=_waivers(choices["waivers"], config))
 
 
 def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
@@ -172,10 +183,9 @@ def read(choices: Mapping[str, Choice], config: pytest.Config) -> Settings:
         values["image"] = path_of(choices["image"], config)
     if "config" in choices:
         read = _described(choices["config"], config)
-        values |= {"spec": read.spec, "ignored": read.ignored}
+        values |= {"described": read.spec, "ignored": read.ignored}
     if "timeout" in choices:
-        spec = values.get("spec", PLAIN)
-        values["spec"] = replace(spec, timeout=_seconds(choices["timeout"]))
+        values["described"] = _timed(values.get("described"), choices["timeout"])
     command = _commands(choices, config) if values.get("backend") == selection.COMMAND else None
     return Settings(**values, command=command, offered=offered, choices=choices)
 
@@ -231,7 +241,12 @@ def _hosts(choices: Mapping[str, Choice]) -> tuple[str, ...]:
     return hosts
 
 
-def _seconds(choice: Choice) -> float:
+def _timed(described: BottleSpec | None, choice: Choice) -> BottleSpec:
+    """Give each step of a bottle's way up the seconds that were chosen."""
+    from dataclasses import replace
+
+    from pytest_bottle.spec import LONGEST_TIMEOUT, PLAIN, SHORTEST_TIMEOUT
+
     try:
         seconds = float(choice.text)
     except ValueError:
@@ -240,7 +255,7 @@ def _seconds(choice: Choice) -> float:
         limits = f"{SHORTEST_TIMEOUT} to {LONGEST_TIMEOUT}"
         message = f"expected seconds from {limits}, seen {choice.text!r}"
         raise _usage_error("timeout", choice, message)
-    return seconds
+    return replace(described or PLAIN, timeout=seconds)
 
 
 def _described(choice: Choice, config: pytest.Config) -> Manifest:

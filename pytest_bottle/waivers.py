@@ -17,7 +17,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from pytest_bottle import manifest
-from pytest_bottle.reading import Odd, near, spell
+from pytest_bottle.reading import Odd, spell
+from pytest_bottle.spelling import near
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pytest_bottle.reading import unknown
+from pytest_bottle.spelling import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Collection

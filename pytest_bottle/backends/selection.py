@@ -22,9 +22,11 @@ def _netns(internet: str) -> Backend:
     client = Client()
     # While the server starts, on another core: import what the session is going to need.
     import pytest_bottle.bottle  # noqa: F401
+    from pytest_bottle import firing
     from pytest_bottle.backends.engine_backend import EngineBackend
     from pytest_bottle.backends.engines.netns.engine import NetnsEngine
 
+    firing.probe_program(("http",))  # kept: a first fetch would wait for the disk
     return EngineBackend(NetnsEngine(client), internet)
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_bottle.conformance.registry import Level
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_bottle.conformance.registry import Check
+    from pytest_bottle.conformance.registry import Check, Level
 
 _CORE_1 = """
     CTL-01 CTL-02 CTL-03 CTL-04 CTL-05
@@ -46,13 +44,6 @@ PROFILES: dict[str, frozenset[str]] = {
     "transparent@1": frozenset((_CORE_1 + _TRANSPARENT_1).split()),
     "all": frozenset((_CORE_1 + _STRICT_1 + _TRANSPARENT_1 + _QUIRKS).split()),
 }
-#: The levels that a profile looks at: of previews it runs those.
-_LEVELS = {
-    "core@1": {Level.CORE},
-    "strict@1": {Level.CORE, Level.STRICT},
-    "transparent@1": {Level.CORE, Level.TRANSPARENT},
-    "all": {*Level},
-}
 #: What everybody gets who asks for no profile.
 DEFAULT = "all"
 #: The users' own checks, rows of their ``bottle.yaml``, belong to every profile.
@@ -66,6 +57,8 @@ def is_preview(check: Check) -> bool:
 
 def gates(check: Check) -> bool:
     """Tell whether a check can fail a profile: a quirk and a preview cannot, they are recorded."""
+    from pytest_bottle.conformance.registry import Level
+
     return check.level is not Level.QUIRK and not is_preview(check)
 
 
@@ -76,5 +69,18 @@ def planned(profile: str, checks: Iterable[Check]) -> tuple[Check, ...]:
 
 def _is_planned(profile: str, check: Check) -> bool:
     if is_preview(check):
-        return check.level in _LEVELS.get(profile, ())
+        return check.level in _levels(profile)
     return check.id in PROFILES[profile] or check.id.startswith(OWN)
+
+
+def _levels(profile: str) -> set[Level]:
+    """Tell the levels that a profile looks at: of previews it runs those."""
+    from pytest_bottle.conformance.registry import Level  # not for who only wants the names
+
+    looked_at = {
+        "core@1": {Level.CORE},
+        "strict@1": {Level.CORE, Level.STRICT},
+        "transparent@1": {Level.CORE, Level.TRANSPARENT},
+        "all": {*Level},
+    }
+    return looked_at.get(profile, set())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pytest_bottle import _wire
 from pytest_bottle.errors import TransportError
@@ -28,8 +27,7 @@ class Line(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """A point in what the witness hears; a window of silence begins and ends with one.
 
     Attributes:
@@ -43,8 +41,7 @@ class Mark:
     drops: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hearing:
+class Hearing(NamedTuple):
     """What the witness heard in a window.
 
     Attributes:
@@ -121,8 +118,7 @@ class WitnessClient:
         return self._line.ask({"op": "heard", "since": since, "dsts": dsts, "limit": limit})
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(NamedTuple):
     """The ports on which the origins listen now."""
 
     tcp: tuple[int, ...]

@@ -42,6 +42,7 @@ def serve(
     bind: str = "::",
     numbers: range = NUMBERS,
     version6: bool = True,
+    then: Callable[[], None] | None = None,
 ) -> None:
     """Be the origins until ``control`` is closed.
 
@@ -53,12 +54,14 @@ def serve(
         bind: the address to listen on; ``::`` means every address of both families.
         numbers: as for :class:`~pytest_bottle.internet.zone.Zone`.
         version6: likewise.
+        then: is called on a thread of its own when the first request is answered: whoever asked
+            waited for that, and the conversations come later.
     """
     survive_hang_ups()
     origin = Origin(minter, bind, Zone(numbers, version6=version6))
     try:
         origin.start(tcp, dns)
-        origin.run(control)
+        origin.run(control, then)
     finally:
         origin.close()
 
@@ -133,8 +136,8 @@ class Origin:
         self._failures += self._open_all("tcp", (*tcp, *dns))
         self._failures += self._open_all("dns", dns)
 
-    def run(self, control: socket.socket) -> None:
-        """Serve until ``control`` is closed."""
+    def run(self, control: socket.socket, then: Callable[[], None] | None = None) -> None:
+        """Serve until ``control`` is closed; ``then`` as for :func:`serve`."""
         self._selector.register(control, selectors.EVENT_READ)
         while True:
             asked = False
@@ -146,6 +149,9 @@ class Origin:
             # Last, so that what came before the question is in the answer.
             if asked and not answer_one(control, self._handle):
                 return
+            if asked and then is not None:
+                threading.Thread(target=then, daemon=True).start()
+                then = None
 
     def close(self) -> None:
         """Close every listener; conversations end when their clients do."""

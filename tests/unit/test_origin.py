@@ -412,6 +412,30 @@ def test_a_port_that_could_not_be_opened_at_the_start_is_told() -> None:
             OriginClient(ours).ping()
 
 
+def test_what_can_wait_begins_when_the_first_request_is_answered() -> None:
+    """Whoever asks whether the origins are there does not wait for it, and it happens once."""
+    asked, began = threading.Event(), threading.Semaphore(0)
+
+    def begin() -> None:
+        assert asked.wait(5)
+        began.release()
+
+    with ExitStack() as stack:
+        ours, theirs = (stack.enter_context(sock) for sock in socket.socketpair())
+        settings = {"tcp": (), "dns": (), "bind": free_address(), "then": begin}
+        thread = threading.Thread(target=origin.serve, args=(theirs, None), kwargs=settings)
+        thread.start()
+        stack.callback(thread.join, 5)
+        stack.callback(ours.close)
+        client = OriginClient(ours)
+        client.ping()
+        assert not began.acquire(blocking=False)
+        asked.set()
+        assert began.acquire(timeout=5)
+        client.ping()
+        assert not began.acquire(timeout=0.1)
+
+
 def test_an_address_can_be_asked_for(running: Running) -> None:
     """The control connection and the DNS give the same one; a foreign name is an error."""
     assert query(running, "asked.test")[1] == [running.client.address("asked.test")]

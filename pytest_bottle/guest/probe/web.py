@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import os
 import socket
@@ -58,6 +57,8 @@ def _hop(proxy: str) -> tuple[Url, dict[str, str]]:
         raise ValueError(f"a proxy is spoken to by http, not by {hop['scheme']}")
     if not known:
         return hop, {}
+    import binascii  # few proxies ask who one is
+
     coded = binascii.b2a_base64(_unquoted(user), newline=False).decode()
     return hop, {"Proxy-Authorization": f"Basic {coded}"}
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_bottle.backends.engines.netns.answers import Refused, words
 from pytest_bottle.backends.engines.netns.ready import Word
 from pytest_bottle.errors import BringUpError
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """A part that has been started: who it is, its pipe, and the seconds that it may take."""
 
     who: str

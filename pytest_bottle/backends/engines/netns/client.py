@@ -26,10 +26,11 @@ from pytest_bottle.errors import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: What is there at the start never goes: frozen, it is not gone through again in every child.
 _BOOT = (
     "import gc, sys; gc.disable(); sys.path.extend(sys.argv[2:]); "
     "from pytest_bottle.backends.engines.netns.keeper import main; "
-    "gc.enable(); main(*map(int, sys.argv[1].split(',')))"
+    "gc.freeze(); gc.enable(); main(*map(int, sys.argv[1].split(',')))"
 )
 #: Seconds until the server must answer, on top of what the request itself may take.
 _ANSWER = 20.0

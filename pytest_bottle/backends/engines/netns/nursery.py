@@ -6,11 +6,11 @@ another core, and once for the origins and all sidecars of a session.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import socket
-import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +36,12 @@ def serve(requests: socket.socket, become_root: Callable[[], None], seccomp: byt
         seccomp: the guests' filter.
     """
     linux.set_name("bottle-nursery")
+    gc.disable()
     from pytest_bottle.guest import forward, proxy  # noqa: F401 - every sidecar inherits them
     from pytest_bottle.internet import origin  # noqa: F401
 
+    gc.freeze()
+    gc.enable()
     become_root()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps for us
     # Whoever waits for a part may have given up: its closed pipe is an error here, not our end.
@@ -217,9 +220,9 @@ def _be_origin(_request: _wire.Message, files: list[int], seccomp: bytes) -> Non
     os.write(ready, b"ready")
     for fd in (server, user_namespace, ready, network):
         os.close(fd)
-    # What the first conversation needs is imported meanwhile.
-    threading.Thread(target=origin.preload, daemon=True).start()
-    origin.serve(socket.socket(fileno=control), socket.socket(fileno=minter))
+    lines = socket.socket(fileno=control), socket.socket(fileno=minter)
+    # The first conversation needs it, and is some time off when a bottle has come up.
+    origin.serve(*lines, then=origin.preload)
 
 
 class Audit:
