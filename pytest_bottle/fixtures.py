@@ -252,8 +252,13 @@ def _reopening(config: pytest.Config, settings: Settings) -> Reopening:
     offering = [one.plugin for one in config.hook.pytest_bottle_backends.get_hookimpls()]
     files = [getattr(one, "__file__", None) for one in offering if one not in installed]
     arguments = [chosen, f"--bottle-timeout={settings.spec.timeout}"]
-    if settings.internet:
-        arguments.append(f"--bottle-internet={settings.internet}")
+    if settings.hosts:
+        arguments.append(f"--bottle-host={selection.host_of(settings.hosts)}")
     if settings.command is not None:
         arguments.append(f"--bottle-command={settings.command.path}")
-    return Reopening(tuple(arguments), tuple(filter(None, files)))
+    return Reopening.of(
+        settings.backend_name,
+        *arguments,
+        internet=settings.internet,
+        plugins=filter(None, files),
+    )

@@ -118,7 +118,7 @@ class Settings(NamedTuple):
 
     @property
     def internet_kind(self) -> str:
-        """What the egress network leads to: ``lab``, ``guest`` or ``guest,live``."""
+        """What the egress network leads to: ``lab``, ``guest``, ``guest,live`` or ``none``."""
         return self.internet or kinds.default(self.backend_name)
 
     def open_backend(self) -> Backend:

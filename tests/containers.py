@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: The versions that the engine is made for: the first and the newest that was read.
 VERSIONS = ("1.0.0", "1.2.2")
+#: What only a version that has it is given, 1.2.1 or newer; the rest of its line is for all.
+_NEWER = ("--read-only-path", "NONE")
 #: Words that take what is not ours, or a terminal that there is not.
 _FORBIDDEN = ("prune", "-t", "--tty")
 _NEVER_ALL = ("stop", "kill", "delete", "network", "image")
@@ -33,7 +35,7 @@ def refusals(lines: Sequence[Sequence[str]]) -> list[str]:
         shown = " ".join(argv)[:200]
         for version in VERSIONS:
             try:
-                parsed = grammar.validate(version, argv)
+                parsed = grammar.validate(version, argv if version != VERSIONS[0] else _older(argv))
             except grammar.UsageError as error:
                 found.append(f"{version}: {shown}: {error}")
                 continue
@@ -43,6 +45,15 @@ def refusals(lines: Sequence[Sequence[str]]) -> list[str]:
             if argv[0] in _NEVER_ALL and "--all" in parsed.options:
                 found.append(f"everybody's: {shown}")
     return found
+
+
+def _older(argv: Sequence[str]) -> list[str]:
+    """Give a line as it is for the first version."""
+    line = list(argv)
+    for place in reversed(range(len(line))):
+        if tuple(line[place : place + 2]) == _NEWER:
+            del line[place : place + 2]
+    return line
 
 
 @contextmanager

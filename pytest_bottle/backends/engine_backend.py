@@ -15,11 +15,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_bottle.backends import own_sidecar, readiness
+from pytest_bottle.backends import kinds, own_sidecar, readiness
 from pytest_bottle.backends.contract import Endpoint, Fault, Feature, Topology, User, Vantage
 from pytest_bottle.backends.engines.contract import (
     ForwardRequest,
     GuestRequest,
+    PortTakenError,
     Publishing,
     SidecarRequest,
 )
@@ -27,7 +28,7 @@ from pytest_bottle.errors import BringUpError, ConfigurationError, NotSupported,
 from pytest_bottle.spec import BottleSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from pytest_bottle.backends.contract import (
         BackendInfo,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 #: The bottle's own host, as engines call it.
 HOST = "host"
+#: The egress network that bottles share where there is no far side; no bottle is named so.
+_EGRESS = "egress"
 #: Where the reference sidecar looks for routes that replace those it was started with.
 ROUTES_FILE = "/run/bottle-routes.json"
 #: The resolver that the reference sidecar asks; any address answers in the lab.
@@ -55,6 +58,8 @@ _TRUST_VARIABLES = (
     "GIT_SSL_CAINFO",
     "NODE_EXTRA_CA_CERTS",
 )
+#: After so many aliases that turned out to be taken it is no accident.
+_ALIASES_TRIED = 5
 #: How long the agent's own command must live to count as started, in seconds.
 _SETTLE = 0.25
 _VERSION = "import sys; print('new enough' if sys.version_info >= (3, 8) else sys.version)"
@@ -92,7 +97,8 @@ class EngineBackend:
     Args:
         engine: makes networks and guests; it is closed if no backend can be made of it.
         internet: ``lab``, the engine's own far side; ``guest``, one that is a guest of the engine;
-            ``guest,live``, likewise, and literal public addresses may be sent to.
+            ``guest,live``, likewise, and literal public addresses may be sent to; ``none``, none of
+            ours: the engine's egress networks lead where they lead, and nobody listens there.
 
     Raises:
         BottleError: the far side could not be made.
@@ -100,20 +106,31 @@ class EngineBackend:
 
     def __init__(self, engine: Engine, internet: str = "lab") -> None:
         self.engine = engine
+        self._kind = internet
         self._far_side: GuestInternet | None = None
-        if internet != "lab":
-            from pytest_bottle.backends.far_side import GuestInternet
-
-            self._far_side = GuestInternet(engine, literals="live" in internet)
-            try:
-                self._far_side.make()
-            except BaseException:
-                engine.close()
-                raise
+        #: The egress network of all bottles, where each has not its own.
+        self._egress: NetworkInfo | None = None
+        try:
+            self._make_far_side()
+        except BaseException:
+            engine.close()
+            raise
         self._numbers = itertools.count(1)
         self._edits = itertools.count(1)
         self._bottles: dict[str, _Parts] = {}
         self._lock = threading.Lock()  # of the bottles' dict, for a moment at a time
+
+    def _make_far_side(self) -> None:
+        if self._kind == kinds.NONE:
+            # There is something of a session as soon as it is open, whoever looks from outside.
+            self.engine.create_network(_EGRESS, internal=False)
+            (self._egress,) = self.engine.networks((_EGRESS,))
+        elif self._kind != kinds.LAB:
+            from pytest_bottle.backends.far_side import GuestInternet
+
+            self._far_side = GuestInternet(self.engine, literals=kinds.LIVE in self._kind)
+            self._far_side.make()
+            self._egress = self._far_side.network
 
     def describe(self) -> BackendInfo:
         """Name the engine and what it makes possible."""
@@ -121,8 +138,7 @@ class EngineBackend:
         features = info.features
         if self._far_side is not None:
             features = features - _NOT_BY_A_GUEST | {Feature.LAB}
-        name = "lab" if self._far_side is None else self._far_side.name
-        return info._replace(features=features, detail=f"{info.detail}, {name} internet")
+        return info._replace(features=features, detail=f"{info.detail}, {self._kind} internet")
 
     @property
     def internet(self) -> Internet:
@@ -167,8 +183,8 @@ class EngineBackend:
         names: dict[str, str] = {}
 
         def network(role: str, subnet: str) -> None:
-            if role == "egress" and self._far_side is not None:
-                names[role] = self._far_side.network.name
+            if role == "egress" and self._egress is not None and not subnet:
+                names[role] = self._egress.name
             else:
                 names[role] = self._network(name, role, subnet)
 
@@ -177,7 +193,6 @@ class EngineBackend:
             lambda: network("internal", spec.internal_subnet),
         )
         python = self.engine.python(spec)
-        published = self._published(parts, spec)
         request = GuestRequest(
             f"{name}-sidecar",
             (names["egress"], names["internal"]),
@@ -187,16 +202,15 @@ class EngineBackend:
             timeout=spec.timeout,
             rootfs=spec.rootfs,
             image=spec.sidecar.image,
-            publishes=_publishing(spec, published),
             serves=spec.sidecar.is_reference,
         )
         made: list[NetworkInfo] = []
-        sidecars: list[GuestInfo] = []
+        sidecars: list[tuple[GuestInfo, Endpoint | None]] = []
         self.engine.together(
             lambda: made.extend(self.engine.networks((names["egress"], names["internal"]))),
-            lambda: sidecars.append(self.engine.run_guest(request)),
+            lambda: sidecars.append(self._run_sidecar(parts, spec, request)),
         )
-        (egress, internal), (sidecar,) = made, sidecars
+        (egress, internal), ((sidecar, published),) = made, sidecars
         self._require_apart(sidecar)
         proxy = Endpoint(sidecar.addresses[internal.name], spec.sidecar.port)
         trust = trusting(self.engine.authorities)
@@ -237,12 +251,36 @@ class EngineBackend:
             tls_opaque=spec.sidecar.tls_opaque,
         )
 
-    def _published(self, parts: _Parts, spec: BottleSpec) -> Endpoint | None:
+    def _run_sidecar(
+        self, parts: _Parts, spec: BottleSpec, request: GuestRequest
+    ) -> tuple[GuestInfo, Endpoint | None]:
+        """Start the sidecar's guest; tells where at the host it is going to publish, if anywhere.
+
+        An alias that nobody had may be somebody's by then; of our own choice there are others.
+        """
+        tried: set[str] = set()
+        while True:
+            published = self._published(parts, spec, tried)
+            try:
+                wanted = request._replace(publishes=_publishing(spec, published))
+                return self.engine.run_guest(wanted), published
+            except PortTakenError:
+                publish = spec.publish
+                if published is None or publish is None or len(tried) == _ALIASES_TRIED:
+                    raise
+                if publish.address or publish.machine_port:  # it may be what the user asked for
+                    raise
+                tried.add(published.host)
+                self.engine.remove_guests((request.name,))
+
+    def _published(
+        self, parts: _Parts, spec: BottleSpec, tried: Collection[str]
+    ) -> Endpoint | None:
         """Where at the host a port is published: the user's own sidecar has to say which."""
         publish = spec.publish
         if publish is None or not (publish.target or spec.sidecar.is_reference):
             return None
-        alias = self._alias(parts, publish)
+        alias = self._alias(parts, publish, tried)
         return Endpoint(alias, publish.port) if alias else None
 
     def _serve(
@@ -328,7 +366,7 @@ class EngineBackend:
         self.engine.create_network(name, internal=role == "internal", subnet=subnet)
         return name
 
-    def _alias(self, parts: _Parts, publish: PublishedPort) -> str:
+    def _alias(self, parts: _Parts, publish: PublishedPort, tried: Collection[str]) -> str:
         """Choose a loopback alias: what the specification says, or the first free one.
 
         bot-bottle's pool is 127.0.0.16 to .31 (S23); the spike's .31 comes first, and last what
@@ -336,7 +374,7 @@ class EngineBackend:
         """
         pool = (f"127.0.{block}.{n}" for block in range(16) for n in range(31, 15, -1))
         with self._lock:
-            taken = {other.alias for other in self._bottles.values()}
+            taken = {other.alias for other in self._bottles.values()} | set(tried)
             parts.alias = publish.address or self.engine.loopback(
                 [alias for alias in (*pool, "127.0.0.1") if alias not in taken], publish.port
             )

@@ -55,8 +55,7 @@ def containers(internet: str, hosts: Sequence[str] = (), saved_image: str = "") 
     if hosts:
         from pytest_bottle.backends.engines.ssh import Ssh
 
-        number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        place = Ssh(hosts[number % len(hosts)], shared=True)
+        place = Ssh(host_of(hosts), shared=True)
     try:
         engine = opening.real(saved_image=saved_image, place=place)
     except BaseException:
@@ -64,6 +63,12 @@ def containers(internet: str, hosts: Sequence[str] = (), saved_image: str = "") 
             place.close()
         raise
     return EngineBackend(engine, internet)
+
+
+def host_of(hosts: Sequence[str]) -> str:
+    """Tell which of several Macs is this worker's."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return hosts[number % len(hosts)]
 
 
 def _macos_container_emulated(internet: str) -> Backend:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 from pytest_bottle.cleanup import ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 #: Seconds that a call may go on after its owner's death before what is there is undone all the
 #: same; the undertaker then looks until nothing more comes.
 PATIENCE = 30.0
+#: Seconds after which the owner's start is over, so that nobody waits for what we import.
+_SETTLED = 0.5
 _ENDED = b"bye"
 
 
@@ -72,18 +74,24 @@ def main(argv: Sequence[str]) -> int:
     path, life, calls = argv[0], int(argv[1]), int(argv[2])
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    if not select.select([life], [], [], _SETTLED)[0]:
+        _undertaker(ledger.read(path)[0])
     if os.read(life, len(_ENDED)) == _ENDED:
         return 0
     head, left = ledger.read(path)
     if left:
         select.select([calls], [], [], PATIENCE)
-        module = importlib.import_module(str(head["undertaker"]))
-        bury: Callable[[object, object], None] = module.bury
-        bury(head, left)
+        _undertaker(head)(head, left)
     for name in (path, f"{path}.log"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
     return 0
+
+
+def _undertaker(head: Mapping[str, object]) -> Callable[[object, object], None]:
+    module = importlib.import_module(str(head["undertaker"]))
+    bury: Callable[[object, object], None] = module.bury
+    return bury
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ class Bench:
         if self._reopening is None:
             from pytest_bottle.conformance.runs import Reopening
 
-            self._reopening = Reopening((self._option(),))
+            self._reopening = Reopening.of(self.backend.describe().name, self._option())
         return self._reopening
 
     def _option(self) -> str:

@@ -71,6 +71,8 @@ while time.time() < end:
     rounds += 1
     if rounds == 1:
         say(first=time.time())
+    if rounds % 25 == 0:
+        say(so_far=rounds)
     time.sleep(0.002)
 say(rounds=rounds, last=time.time())
 """

@@ -20,6 +20,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from xml.etree import ElementTree as ET
 
+from pytest_bottle.backends import kinds
 from pytest_bottle.errors import Inconclusive
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _TO_LIVE = 10.0
 #: Variables by which the suite's own run would reach into another.
 _NOT_THEIRS = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
 _PREFIXES = ("BOTTLE_", "PYTEST_XDIST_", "COV_CORE_")
+#: But not those that say how calls get to the engine, and who writes them down.
+_ALL_THE_SAME = ("BOTTLE_SSH", "BOTTLE_RECORD_ARGV")
 #: What every generated test file begins with.
 _PRELUDE = '''
 import json, os, signal, time
@@ -100,10 +103,29 @@ class Reopening(NamedTuple):
         arguments: its options.
         plugins: the files that offer the backend: conftest files, or modules given by ``-p``. What
             is installed needs none.
+        far_side: whether it has one of its own; if not, the only one there is belongs to this run.
     """
 
     arguments: tuple[str, ...]
     plugins: tuple[str, ...] = ()
+    far_side: bool = True
+
+    @classmethod
+    def of(
+        cls, backend: str, *arguments: str, internet: str = "", plugins: Iterable[str] = ()
+    ) -> Reopening:
+        """Choose the far side of such a run: that of an engine without a lab is there once.
+
+        Args:
+            backend: its name.
+            arguments: those that do not depend on the far side.
+            internet: the kind of far side that this run was told to have.
+            plugins: as above.
+        """
+        lone = backend in kinds.WITHOUT_LAB
+        kind = kinds.NONE if lone else internet
+        told = [f"--bottle-internet={kind}"] if kind else []
+        return cls((*arguments, *told), tuple(plugins), far_side=not lone)
 
 
 def waiting(*, wait: bool) -> str:
@@ -152,7 +174,7 @@ class Run:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if name not in _NOT_THEIRS and not name.startswith(_PREFIXES)
+            if name in _ALL_THE_SAME or (name not in _NOT_THEIRS and not name.startswith(_PREFIXES))
         }
         with open(f"{self.folder}/output", "wb") as output:
             process = subprocess.Popen(
@@ -307,9 +329,12 @@ def left_of(backend: Backend, session: str) -> tuple[frozenset[Resource], float]
     Returns:
         what is left all the same, and the seconds that it took.
     """
-    started = time.monotonic()
+    started = looked = time.monotonic()
     while left := backend.residue(session):
-        if time.monotonic() > started + BOUND:
+        now = time.monotonic()
+        if now > started + BOUND:
             break
-        time.sleep(0.005)
+        # A look that takes its time is work for the machine, which it is not to keep from cleaning.
+        time.sleep(max(0.005, now - looked))
+        looked = time.monotonic()
     return left, time.monotonic() - started

@@ -247,8 +247,10 @@ class Containers:
         uid, gid = values.ids(described)
         shown = container.configuration
         granted = values.effective(shown["capAdd"], shown["capDrop"])
-        # /proc/sys became read-only with 1.2.0.
-        return User(uid, gid, granted, uid == 0 and self._version < "1.2.0")
+        # /proc/sys became read-only with 1.2.0, and can be left writable from 1.2.1 on.
+        known = () if self._version < "1.2.0" else values.READ_ONLY
+        is_open = "/proc/sys" not in shown.get("readonlyPaths", known)
+        return User(uid, gid, granted, uid == 0 and is_open)
 
     # -- end ----------------------------------------------------------------------
 

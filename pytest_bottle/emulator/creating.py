@@ -85,9 +85,12 @@ def container(
     configuration["publishedPorts"] = values.publish(asked.all("--publish"))
     for key, option in (("capAdd", "--cap-add"), ("capDrop", "--cap-drop")):
         configuration[key] = [values.capability(one) for one in asked.all(option)]
-    for key, option in (("maskedPaths", "--masked-path"), ("readonlyPaths", "--read-only-path")):
+    for key, option, known in (
+        ("maskedPaths", "--masked-path", values.MASKED),
+        ("readonlyPaths", "--read-only-path", values.READ_ONLY),
+    ):
         if asked.has(option):
-            configuration[key] = asked.all(option)
+            configuration[key] = values.paths(known, asked.all(option))
     return Container(name, configuration, auto_remove=asked.has("--rm"))
 
 

@@ -211,6 +211,23 @@ def effective(added: Sequence[str], dropped: Sequence[str]) -> list[int]:
     return sorted(have)
 
 
+#: What is masked and what is read-only in a guest from 1.2.0 on, if nobody says otherwise.
+MASKED: Final = (
+    *("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
+    *("/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi"),
+    *("/sys/firmware", "/sys/devices/virtual/powercap"),
+)
+READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+def paths(known: Sequence[str], asked: Iterable[str]) -> list[str]:
+    """Add the paths of an option to those that there are; ``NONE`` forgets all before it."""
+    found = list(known)
+    for one in asked:
+        found = [] if one == "NONE" else [*found, one]
+    return found
+
+
 def memory(text: str) -> int:
     """Read an amount of memory in bytes; at least 200 MiB."""
     parts = re.fullmatch(r"([0-9]+)([kmgtp]?)(?:i?b)?", text.lower())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,7 @@ from tests.containers import ask, names, refusals, shown
 from tests.sidecars import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_bottle.backends.contract import Topology
     from pytest_bottle.backends.engines.macos_container.engine import ContainerEngine
@@ -77,6 +79,45 @@ def test_its_command_lines_are_of_the_grammar_of_both_versions(engine: Container
     assert len(lines) > MOST_CALLS
     assert refusals(lines) == []
     assert refusals([("network", "delete", "--force", "x"), ("prune",), ("exec", "-t", "x", "y")])
+
+
+@pytest.mark.parametrize(("version", "given"), [("1.2.2", True), ("1.2.0", False)])
+def test_a_privileged_guest_may_write_settings_where_a_version_can_let_it(
+    netns_works: None, version: str, *, given: bool
+) -> None:
+    """From 1.2.1 on its /proc/sys is left writable; an older one is not given that option."""
+    with contextlib.closing(opening.emulated(version)) as engine:
+        engine.create_network("n", internal=True)
+        for name, privileged in (("plain", False), ("strong", True)):
+            engine.run_guest(GuestRequest(name, ("n",), name, privileged=privileged))
+        argv = ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]
+        results = {name: engine.exec(name, argv, user="root").ok for name in ("plain", "strong")}
+        assert results == {"plain": False, "strong": given}
+        lines = [record.argv for record in engine.program.records]
+        assert ["--read-only-path" in argv for argv in lines if argv[0] == "run"] == [False, given]
+        assert refusals(lines) == []
+
+
+def test_an_alias_that_was_taken_meanwhile_gives_way_to_another(
+    backend: EngineBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody listens there between the choice and the publishing: the bottle takes the next."""
+    before = backend.inventory()
+    with contextlib.ExitStack() as stack:
+        chosen: list[str] = []
+
+        def first_free(_: object, addresses: Sequence[str], port: int) -> str:
+            chosen.append(addresses[0])
+            if len(chosen) == 1:
+                stack.enter_context(socket.create_server((addresses[0], port)))
+            return addresses[0]
+
+        monkeypatch.setattr(opening.EmulatedHost, "first_free", first_free)
+        topology = backend.up(BottleSpec())
+        backend.down(topology)
+    assert topology.published is not None
+    assert [topology.published.host] == chosen[1:]
+    assert backend.inventory() == before
 
 
 def test_everything_carries_who_owns_it(

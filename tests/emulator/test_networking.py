@@ -184,6 +184,13 @@ def test_exec_has_what_the_container_was_created_with(cli: Cli) -> None:
     assert capabilities(cli, "less")["CapEff"] == "1"
 
 
+def test_every_process_may_gain_privileges(cli: Cli) -> None:
+    """The first process and an exec are alike: no flag of the command sets no_new_privs."""
+    cli.run("web")
+    lines = cli.ok("exec", "web", "grep", "-h", "NoNewPrivs", "/proc/1/status", "/proc/self/status")
+    assert lines.split() == ["NoNewPrivs:", "0"] * 2
+
+
 def test_kernel_settings_are_open_until_1_2_0(cli: Cli, newest: Cli) -> None:
     """With NET_ADMIN, root of 1.0.0 may write /proc/sys/net; from 1.2.0 on it is read-only."""
     argv = ["exec", "web", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]
@@ -191,6 +198,9 @@ def test_kernel_settings_are_open_until_1_2_0(cli: Cli, newest: Cli) -> None:
         one.run("web", "--cap-add", "NET_ADMIN")
     assert cli(*argv).status == 0
     assert "Read-only file system" in newest(*argv).err
+    newest.run("open", "--cap-add", "NET_ADMIN", "--read-only-path", "NONE")
+    assert newest("exec", "open", *argv[2:]).status == 0
+    assert newest.inspect("open")["configuration"]["readonlyPaths"] == []
 
 
 def test_the_emulated_mac_is_a_place(cli: Cli) -> None:

@@ -159,7 +159,7 @@ def test_header_names_the_detected_backend(pytester: pytest.Pytester) -> None:
         ("--bottle-backend=", "*--bottle-backend: '' is not known (known: netns, *)"),
         (
             "--bottle-internet=lob",
-            "*--bottle-internet: 'lob' *did you mean 'lab'? (known: lab, guest, guest,live)",
+            "*--bottle-internet: 'lob' *did you mean 'lab'? (known: lab, guest, guest,live, none)",
         ),
         ("--bottle-internet=guests", "*--bottle-internet: 'guests' *did you mean 'guest'? *"),
         ("--bottle-internet=", "*--bottle-internet: '' is not known (known: lab, guest, *"),
@@ -169,6 +169,8 @@ def test_header_names_the_detected_backend(pytester: pytest.Pytester) -> None:
             "*--bottle-internet: 'lab' goes with nothing else, seen 'lab,live': *",
         ),
         ("--bottle-internet=guest,guest", "*--bottle-internet: a word twice, *"),
+        ("--bottle-internet=none,guest", "*--bottle-internet: 'none' goes with nothing else, *"),
+        ("--bottle-internet=none", "*--bottle-internet: 'netns' has a far side of its own; *"),
         (
             "--bottle-keep=on_failure",
             "*--bottle-keep: *did you mean 'on-failure'? (known: never, *",

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bottle import fixtures
 from pytest_bottle.backends.engines import places
 from pytest_bottle.backends.engines.cli import Here
 from pytest_bottle.backends.engines.macos_container import opening, undertaker
 from pytest_bottle.backends.engines.macos_container.labels import Session
 from pytest_bottle.errors import BackendUnavailableError, TransportError
+from pytest_bottle.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,3 +47,19 @@ def test_an_undertaker_that_fails_lets_go_of_the_way_there(
     with pytest.raises(TransportError):
         undertaker.bury(head, [])
     assert closed == [True]
+
+
+def test_another_run_comes_to_the_same_machine_without_a_far_side(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The addresses of a far side are there once; of several Macs it is this worker's."""
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw3")
+    hosts = ("ssh://a.test", "ssh://b.test")
+    settings = Settings(backend="macos-container", internet="guest,live", hosts=hosts)
+    found = fixtures._reopening(request.config, settings)
+    assert not found.far_side
+    assert found.arguments[-2:] == ("--bottle-host=ssh://b.test", "--bottle-internet=none")
+    assert "--bottle-internet=guest,live" not in found.arguments
+    other = fixtures._reopening(request.config, Settings(backend="netns", internet="guest"))
+    assert other.far_side
+    assert other.arguments[-1] == "--bottle-internet=guest"

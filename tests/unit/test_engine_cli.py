@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bottle.backends.contract import Endpoint
 from pytest_bottle.backends.engines import cli
 from pytest_bottle.backends.engines.cli import Cli, Here, Retry
 from pytest_bottle.errors import TransportError
@@ -114,19 +112,3 @@ def test_calls_beside_each_other_all_end_before_the_first_failure_is_told() -> N
     with pytest.raises(TransportError, match="first"):
         cli.together([fails, slow])
     assert len(done) == 1
-
-
-def test_of_two_sessions_one_gets_an_address() -> None:
-    """It is chosen long before anybody listens there: until then nobody else may choose it."""
-    ours, theirs, pool = Here(), Here(), ("127.0.0.31", "127.0.0.30")
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-        try:
-            assert ours.first_free(("127.0.0.1", *pool), port) == pool[0]
-            assert theirs.first_free(pool, port) == pool[1]
-            assert ours.first_free(pool, port) == pool[0]
-            ours.forget(Endpoint(pool[0], port))
-            assert theirs.first_free(pool, port) == pool[0]
-        finally:
-            ours.close()
-            theirs.close()

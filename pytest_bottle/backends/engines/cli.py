@@ -12,7 +12,6 @@ import os
 import platform
 import shlex
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -93,12 +92,11 @@ class Here:
 
     name = "this machine"
 
-    def __init__(self) -> None:
-        self._reserved: dict[Endpoint, socket.socket] = {}
-
     @property
     def python(self) -> str:
         """The interpreter that runs us."""
+        import sys
+
         return sys.executable
 
     def command(self, argv: Sequence[str]) -> list[str]:
@@ -114,30 +112,8 @@ class Here:
         return Machine(system, release, platform.machine())
 
     def first_free(self, addresses: Sequence[str], port: int) -> str:
-        """Try; macOS has 127.0.0.1 only, until somebody adds an alias (S23).
-
-        It is ours until it is forgotten: another session that chooses meanwhile takes the next.
-        """
-        return next((one for one in addresses if self._reserve(Endpoint(one, port))), "")
-
-    def _reserve(self, published: Endpoint) -> bool:
-        """Take a free port for this session, whose listener comes only later.
-
-        Of two sessions one gets the abstract UNIX socket of that name, which goes with its owner
-        however that ends (unix(7)). macOS has none: there the second session's listener fails.
-        """
-        if published not in self._reserved and sys.platform == "linux":
-            claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            try:
-                claim.bind(f"\0pytest-bottle {published.host}:{published.port}")
-            except OSError:
-                claim.close()
-                return False
-            self._reserved[published] = claim
-        if _is_free(*published):
-            return True
-        self.forget(published)
-        return False
+        """Try; macOS has 127.0.0.1 only, until somebody adds an alias (S23)."""
+        return next((address for address in addresses if _is_free(address, port)), "")
 
     def share(self, path: str) -> str:
         """It is right here."""
@@ -152,15 +128,10 @@ class Here:
         return self.doors(published, machine_port)[-1]
 
     def forget(self, published: Endpoint) -> None:
-        """Others may choose it."""
-        claim = self._reserved.pop(published, None)
-        if claim is not None:
-            claim.close()
+        """There is nothing to let go of."""
 
     def close(self) -> None:
-        """Let go of all ports."""
-        for published in [*self._reserved]:
-            self.forget(published)
+        """There is nothing to let go of."""
 
 
 def _is_free(address: str, port: int) -> bool:

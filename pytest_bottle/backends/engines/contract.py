@@ -8,6 +8,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from pytest_bottle.errors import BringUpError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -56,6 +58,10 @@ class ForwardRequest(NamedTuple):
     publish: Endpoint
     machine_port: int = 0
     timeout: float = 30.0
+
+
+class PortTakenError(BringUpError):
+    """Where a guest was going to publish somebody listens."""
 
 
 class Publishing(NamedTuple):
@@ -166,6 +172,9 @@ class Engine(Protocol):
         """Start an idle guest; nothing may run there until :meth:`settle` has said that it is up.
 
         Its addresses are known at once.
+
+        Raises:
+            PortTakenError: somebody listens where it was to publish.
         """
 
     def settle(self, guests: Sequence[str]) -> None:

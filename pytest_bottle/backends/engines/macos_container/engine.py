@@ -18,7 +18,8 @@ from pytest_bottle.backends.contract import (
     NetworkInfo,
     Resource,
 )
-from pytest_bottle.backends.engines import cli
+from pytest_bottle.backends.engines import cli, reserved
+from pytest_bottle.backends.engines.contract import PortTakenError
 from pytest_bottle.backends.engines.macos_container import (
     answers,
     gate,
@@ -76,6 +77,7 @@ _USERS: Final = {
 #: Seconds that a call may take on its way, besides what runs at its end.
 _WAY: Final = 15.0
 _BUSY: Final = b"has a pending operation"
+_TAKEN: Final = b"Address already in use"
 
 
 class ContainerEngine:
@@ -160,7 +162,12 @@ class ContainerEngine:
 
     def loopback(self, candidates: Sequence[str], port: int) -> str:
         """Choose the first that is free; macOS has 127.0.0.1 only, until told more (S23)."""
-        return self.program.place.first_free(candidates, port)
+        place, left = self.program.place, list(candidates)
+        while found := place.first_free(left, port):
+            if reserved.hold(place.name, found, port):
+                break
+            left.remove(found)  # another session's, which has not got to publish there yet
+        return found
 
     # -- networks ---------------------------------------------------------------------
 
@@ -216,7 +223,7 @@ class ContainerEngine:
         program, argument = inside.IDLE
         options += ["--entrypoint", program]
         argv = ["run", "--detach", "--init", "--name", theirs, *options, chosen, argument]
-        self.program.call(*argv, deadline=request.timeout + _WAY)
+        self._run(argv, request)
         self._session.made(theirs)
         guest = services.Guest(theirs, dict(request.environment), "", request.publishes)
         with self._lock:
@@ -239,19 +246,41 @@ class ContainerEngine:
         addresses = {name: legs[its] for name, its in zip(request.networks, networks, strict=True)}
         return GuestInfo(request.name, addresses)
 
+    def _run(self, argv: Sequence[str], request: GuestRequest) -> None:
+        said = self.program.run(*argv, deadline=request.timeout + _WAY)
+        if said.ok:
+            return
+        error, door = cli.failure(said, self.program.place.name), request.publishes
+        if door is None or _TAKEN not in said.stderr:
+            raise error
+        raise PortTakenError(
+            "the published port is taken",
+            where=error.where,
+            expected=f"nobody at {door.at}",
+            seen=error.seen,
+        )
+
     def _options(self, request: GuestRequest) -> list[str]:
         """The options that make a guest what is asked for; egress first, it routes (S11)."""
         words = []
         for network in request.networks:
             words += ["--network", self._session.identity.name(network)]
         words += ["--dns", request.resolver] if request.resolver else ["--no-dns"]
-        words += ["--cap-add", "NET_ADMIN"] if request.privileged else ["--cap-drop", "ALL"]
+        words += self._rights(request)
         if request.publishes is not None:
             for door in self.program.place.doors(*request.publishes):
                 words += ["--publish", f"{door}:{services.PUBLISHED}"]
         for name, text in request.environment.items():
             words += ["--env", f"{name}={text}"]
         return words
+
+    def _rights(self, request: GuestRequest) -> list[str]:
+        """The options that say what processes may do: controls set up what an agent must not."""
+        if not request.privileged:
+            return ["--cap-drop", "ALL"]
+        # /proc/sys is read-only since 1.2.0, for whatever capabilities.
+        opened = ["--read-only-path", "NONE"] if self._gate.can_open_paths else []
+        return ["--cap-add", "NET_ADMIN", *opened]
 
     def _legs(self, theirs: str) -> dict[str, str]:
         said = self.program.call("inspect", theirs)
@@ -277,9 +306,12 @@ class ContainerEngine:
         for guest in gone:
             if guest.service is not None:
                 guest.service.drop()
-            if guest.publishes is not None:
-                self.program.place.forget(guest.publishes.at)
+        place, doors = self.program.place, [one.publishes.at for one in gone if one.publishes]
+        for door in doors:
+            place.forget(door)
         self._session.remove_containers(names)
+        for door in doors:
+            reserved.let_go(place.name, *door)
 
     # -- commands -----------------------------------------------------------------------
 

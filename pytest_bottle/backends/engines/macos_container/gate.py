@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_bottle.backends.running import Said
 
 OLDEST, NEWEST = Version("1.0.0"), Version("1.2.2")
+_OPENS_PATHS: Final = Version("1.2.1")
 _MACOS: Final = Version("26")
 _NUMBER: Final = re.compile(r"\d+\.\d+\.\d+")
 #: Seconds; the service has 2 of its own to answer in, its client 10.
@@ -43,6 +44,11 @@ class Gate(NamedTuple):
 
     version: str
     detail: str
+
+    @property
+    def can_open_paths(self) -> bool:
+        """Whether it can leave paths writable that it makes read-only (apple/container#2069)."""
+        return Version(self.version) >= _OPENS_PATHS
 
 
 def check_machine(machine: Machine, place: str) -> None:

@@ -37,7 +37,6 @@ class EmulatedHost(Here):
     name = "the emulator"
 
     def __init__(self, program: str, root: str, done: Callable[[], object]) -> None:
-        super().__init__()
         self._program, self._root, self._done = program, root, done
 
     def at_host(self, argv: Sequence[str]) -> list[str]:
@@ -53,7 +52,6 @@ class EmulatedHost(Here):
 
     def close(self) -> None:
         """End the emulator, if it is ours."""
-        super().close()
         self._done()
 
 

@@ -88,6 +88,8 @@ class Identity(NamedTuple):
     resolv_conf: str = _NO_DNS
     #: Whether its root may change the files below ``/etc``, these too.
     open_etc: bool = False
+    #: Whether its first process may gain privileges, as a machine's of its own may.
+    may_gain: bool = False
 
 
 # -- the server's own file system, once ---------------------------------------
@@ -351,7 +353,13 @@ def uncover_settings() -> None:
 # -- what a guest may do ----------------------------------------------------------
 
 
-def harden(user_namespace: int | None, seccomp: bytes, keep: frozenset[int] = frozenset()) -> None:
+def harden(
+    user_namespace: int | None,
+    seccomp: bytes,
+    keep: frozenset[int] = frozenset(),
+    *,
+    may_gain: bool = False,
+) -> None:
     """Take from the calling process what a guest must not have; there is no way back.
 
     Args:
@@ -359,12 +367,14 @@ def harden(user_namespace: int | None, seccomp: bytes, keep: frozenset[int] = fr
             a privileged probe does, with just the capabilities it keeps.
         seccomp: the filter, as assembled by :func:`linux.seccomp_filter`.
         keep: capabilities that stay.
+        may_gain: leave out no_new_privs.
     """
     if user_namespace is not None:
         linux.setns(user_namespace, linux.CLONE_NEWUSER)
     limit()
     # Capabilities last: while we hold them, no process without them can trace us.
-    linux.forbid_new_privileges()
+    if not may_gain:
+        linux.forbid_new_privileges()
     linux.install_filter(seccomp)
     linux.drop_capabilities(keep)
 

@@ -65,6 +65,8 @@ class Wishes(NamedTuple):
         numbers: its host number on each of its networks, in their order.
         hosts: the text of ``/etc/hosts``, which its root may change, as all of ``/etc``.
         resolv_conf: the text of ``/etc/resolv.conf``.
+
+    Whoever wishes has a machine of its own in mind, so its first process may gain privileges.
     """
 
     numbers: Sequence[int]
@@ -91,13 +93,16 @@ class Users:
             (self._others[own],) = settling.make_user_namespaces(rights.uid, group=rights.gid)
         return self._others[own]
 
-    def become(self, user: str | Rights) -> None:
-        """Turn the calling process into a user's; there is no way back."""
+    def become(self, user: str | Rights, *, may_gain: bool = False) -> None:
+        """Turn the calling process into a user's; there is no way back.
+
+        ``may_gain`` is for one of the three; who has rights of its own may in any case.
+        """
         if isinstance(user, Rights):
             grant(self.prepare(user), self.seccomp, user)
             return
         keep = _PRIVILEGES if user == PRIVILEGED else frozenset()
-        confine.harden(self._namespaces[user], self.seccomp, keep)
+        confine.harden(self._namespaces[user], self.seccomp, keep, may_gain=may_gain)
 
 
 class Guests:
@@ -207,7 +212,7 @@ class Guests:
             identity = _identity(hostname, cables, resolver)
             if wishes is not None:
                 identity = confine.Identity(
-                    hostname, wishes.hosts, wishes.resolv_conf, open_etc=True
+                    hostname, wishes.hosts, wishes.resolv_conf, open_etc=True, may_gain=True
                 )
             ready = self._start(name, identity, space, cables, rootfs)
         except BaseException:
@@ -268,7 +273,7 @@ class Guests:
             linux.setns(space.fd, linux.CLONE_NEWNET)
             linux.unshare(linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
             confine.enter_root(name, identity, self._paths, rootfs)
-            self._users.become(AGENT)
+            self._users.become(AGENT, may_gain=identity.may_gain)
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # survives the exec: the kernel reaps
             # An exec sheds this server's memory, which others in the guest could read.
             sleep = next(filter(os.path.exists, _SLEEPS), _SLEEPS[0])
