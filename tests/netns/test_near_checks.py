@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bottle.backends.contract import ExecResult, Vantage
+from pytest_bottle.backends.contract import ExecResult, User, Vantage
 from pytest_bottle.conformance.mutants.base import Errand, Meddler, NetnsBackend
 from pytest_bottle.errors import Inconclusive, Violation
 from tests.judging import run_check, taken_apart
@@ -105,6 +105,46 @@ class BlindSweep(SidecarOfVersion6, Meddler):
         record = {"outcome": "answered", "count": 65535, "open": [], "answered": []}
         lines = [*({"id": name, **record} for name in names), {"done": len(names)}]
         return ExecResult(0, "\n".join(map(json.dumps, lines)).encode(), b"")
+
+
+class Chatter(Meddler):
+    """The neighbour's network speaks of groups while the neighbour is to hear nothing."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left = times
+
+    def meddle(self, errand: Errand) -> Errand:
+        """Let the neighbour receive such a packet, beside its listener."""
+        listens = b'"kind": "listen", "tcp": [46001]' in errand.stdin
+        if errand.vantage is Vantage.NEIGHBOUR and listens and self.left:
+            self.left -= 1
+            own = self.address(errand.topology, Vantage.NEIGHBOUR)
+            argv = [errand.topology.python, "-c", _REPORT, own]
+            said = super().exec(errand.topology, Vantage.NEIGHBOUR, argv, user=User.ROOT)
+            assert said.ok, said.err
+        return errand
+
+
+#: IGMP is no protocol of ours, and nobody answers it (RFC 3376).
+_REPORT = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
+sock.sendto(bytes.fromhex("2200dcff00000001" "04000000e000006a"), (sys.argv[1], 0))
+"""
+
+
+def test_chatter_of_the_network_is_no_doubt_for_ever() -> None:
+    """A guest that received something of nobody's is listened at once more."""
+    chatty = Chatter(1)
+    assert run_check(chatty, "NET-09")
+    assert not chatty.left
+
+
+def test_what_comes_each_time_is_a_doubt() -> None:
+    """A packet that comes in each round may be a claim's, dropped before it was counted."""
+    with pytest.raises(Inconclusive, match="neighbour received 1 packets of no known protocol"):
+        run_check(Chatter(3), "NET-09")
 
 
 class SameSegment(Meddler):

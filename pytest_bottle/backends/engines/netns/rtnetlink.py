@@ -79,7 +79,10 @@ class Netlink:
         It gets a link address of its own: else it takes the lowest of its ports', which changes
         with every guest that comes, and those that know the old one are cut off for a while.
         """
-        info = _attr(18, _attr(1, b"bridge")) + _attr(1, b"\x02\xb0" + struct.pack("!I", index))
+        # A bridge that snoops is in groups itself, and tells all ports so (IFLA_BR_MCAST_SNOOPING).
+        data = _attr(2, _attr(23, b"\0"))
+        link_address = _attr(1, b"\x02\xb0" + struct.pack("!I", index))
+        info = _attr(18, _attr(1, b"bridge") + data) + link_address
         self._indexes[name] = index
         self._add(_NEWLINK, _CREATE | _EXCL, _link(index) + _name(name) + info, f"bridge {name}")
 
