@@ -13,7 +13,7 @@ from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance.boot import barrage
 from pytest_bottle.conformance.direct import lost, open_control
 from pytest_bottle.conformance.registry import Severity, Witness, check
-from pytest_bottle.conformance.runs import BOUND, Run, left_of, names_of, waiting, watched
+from pytest_bottle.conformance.runs import Run, left_of, names_of, waiting, watched
 from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -162,14 +162,14 @@ def _fail(bench: Bench, failing: _Failing) -> int:
         run.go()
         run.end()
         what = f"the run of {' '.join(failing.arguments)}"
-        left, _ = left_of(bench.backend, session)
+        left, took = left_of(bench.backend, session)
         for event in run.told("down"):
             if event["left"]:
                 raise bench.violation(
                     f"{event['left']} resources are left of {event['test']}: {event['some']}"
                 )
         if left:
-            raise bench.violation(f"{what} left {names_of(left)} for {BOUND:g} s")
+            raise bench.violation(f"{what} left {names_of(left)} for {took:.1f} s")
         _require_reported(bench, run, failing)
         return _require_bottles(bench, run, failing)
 
@@ -268,7 +268,9 @@ def _interrupt(bench: Bench, trial: _Trial) -> float:
         ended = run.end_after_signal()
         left, took = left_of(bench.backend, session)
         if left:
-            raise bench.violation(f"{trial}: {names_of(left)} left {BOUND:g} s after the run's end")
+            raise bench.violation(
+                f"{trial}: {names_of(left)} left {took:.1f} s after the run's end"
+            )
         if not ended:
             raise bench.violation(f"{trial}: the run went on and had to be killed")
         return took
@@ -388,11 +390,11 @@ def _kill(bench: Bench) -> str:
         if not left:
             return f"{len(there)} resources gone {took * 1000:.0f} ms after the kill; {orphan}"
         _start_another(bench)
-        left, _ = left_of(bench.backend, session)
+        left, later = left_of(bench.backend, session)
         if left:
             raise bench.violation(
-                f"{names_of(left)} left {BOUND:g} s after the kill and as long after the start of "
-                f"another session; {orphan}"
+                f"{names_of(left)} left {took:.1f} s after the kill and {later:.1f} s after the "
+                f"start of another session; {orphan}"
             )
         if not orphan.endswith(Verdict.PASSED.value):
             raise _UnaskedError(orphan)
