@@ -1,4 +1,4 @@
-"""What all tests share: whether user namespaces work here, and one backend for each worker."""
+"""What all tests share: whether user namespaces work here, one backend, one record of commands."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.containers import recording
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_bottle.bottle import Bottle
     from pytest_bottle.conformance.mutants.base import NetnsBackend
 
 _TRY = "import ctypes; raise SystemExit(ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) != 0)"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], list[list[str]]]]:
+    """Hold every command line of all tests, in whichever process, to Apple's grammar."""
+    with recording(tmp_path_factory.mktemp("record") / "argv") as lines:
+        yield lines
 
 
 @pytest.fixture(scope="session")

@@ -11,19 +11,11 @@ import pytest
 
 from pytest_bottle.backends.engines.macos_container import image, opening
 from pytest_bottle.emulator import Emulator, archive
-from tests.containers import recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bottle.backends.engines.macos_container.engine import ContainerEngine
-
-
-@pytest.fixture(scope="session", autouse=True)
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], list[list[str]]]]:
-    """Hold every command line of these tests, in whichever process, to Apple's grammar."""
-    with recording(tmp_path_factory.mktemp("record") / "argv") as lines:
-        yield lines
 
 
 @pytest.fixture(scope="module")
