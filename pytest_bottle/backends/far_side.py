@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_bottle.backends.engines import carried
 from pytest_bottle.backends.engines.contract import GuestRequest
-from pytest_bottle.errors import BringUpError, ConfigurationError, NotSupported, TransportError
+from pytest_bottle.errors import (
+    BottleError,
+    BringUpError,
+    ConfigurationError,
+    NotSupported,
+    TransportError,
+)
 from pytest_bottle.internet.lab import OriginClient, WitnessClient, refused
 from pytest_bottle.internet.minter import Minter
 from pytest_bottle.internet.station import CLIENT, DOOR
@@ -137,7 +143,7 @@ class GuestInternet:
             BottleError: the engine could not; nothing is left.
         """
         try:
-            self._engine.create_network(NAME, internal=False, subnet=SUBNET)
+            self._create_network()
             (network,) = self._engine.networks((NAME,))
             self._network = network
             if network.subnet != SUBNET:
@@ -152,6 +158,20 @@ class GuestInternet:
             with contextlib.suppress(TransportError):
                 self._remove()
             raise
+
+    def _create_network(self) -> None:
+        try:
+            self._engine.create_network(NAME, internal=False, subnet=SUBNET)
+        except BottleError as error:
+            if "overlap" not in f"{error.what} {error.seen}":
+                raise
+            raise BringUpError(
+                "the far side's network is somebody else's",
+                where=error.where,
+                expected=f"nobody with {SUBNET}",
+                seen=error.seen,
+                next_step="let the other session end; with -n give each worker a host of its own",
+            ) from error
 
     def _start(self) -> None:
         request = GuestRequest(NAME, (NAME,), NAME, timeout=_START, privileged=True)

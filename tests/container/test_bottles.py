@@ -367,6 +367,20 @@ def names_of(engine: ContainerEngine) -> list[str]:
     return [one.name for one in engine.inventory()]
 
 
+def test_a_second_far_side_on_one_host_is_told_what_to_do(on_it: Emulator) -> None:
+    """Its addresses are always the same, so there is one at a time; the first is not disturbed."""
+    first = EngineBackend(opening.emulated(), "guest")
+    try:
+        with pytest.raises(BringUpError, match="far side's network is somebody else's") as caught:
+            EngineBackend(opening.emulated(), "guest")
+        assert "overlaps an existing network" in caught.value.seen
+        assert "a host of its own" in caught.value.next_step
+        assert first.internet.addresses_of("allowed.test")
+    finally:
+        first.close()
+    assert names(on_it) == set()
+
+
 def test_a_slow_deletion_is_waited_for(engine: ContainerEngine) -> None:
     """A network that stays in use for a while after its last guest goes in the end (#1318)."""
     backend = EngineBackend(engine)
