@@ -132,6 +132,7 @@ def unfiltered_root() -> NetnsBackend:
         "from pytest_bottle.backends.engines.netns import confine, guests, linux; "
         "install = linux.install_filter; linux.install_filter = lambda p: p and install(p); "
         "become = guests.Users.become; "
-        "guests.Users.become = lambda self, user: confine.harden(self._namespaces[user], b'') "
-        "if user == 'root' else become(self, user)"
+        "guests.Users.become = lambda self, user, **how: "
+        "confine.harden(self._namespaces[user], b'', **how) "
+        "if user == 'root' else become(self, user, **how)"
     )
