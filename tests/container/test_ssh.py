@@ -6,9 +6,11 @@ import contextlib
 import fcntl
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -225,3 +227,24 @@ def test_what_names_no_machine_is_refused(url: str) -> None:
     """Other schemes, paths, passwords, and names that ssh would take for options."""
     with pytest.raises(ConfigurationError, match="names no machine"):
         parse(url)
+
+
+def test_workers_are_spread_over_hosts(server: Server, tmp_path: Path) -> None:
+    """With two hosts each of two workers asks its own; what it says here is that it is no Mac."""
+    (tmp_path / "test_it.py").write_text("def test_it(bottled_agent): pass\n")
+    port = server.url.rpartition(":")[2]
+    user = pwd.getpwuid(os.getuid()).pw_name
+    urls = [f"ssh://127.0.0.1:{port}", f"ssh://{user}@127.0.0.1:{port}"]
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist=each"]
+    argv += ["--bottle-backend=macos-container", *(f"--bottle-host={url}" for url in urls)]
+    variables = {name: text for name, text in os.environ.items() if name[:7] != "BOTTLE_"}
+    done = subprocess.run(
+        argv,
+        cwd=tmp_path,
+        env={**variables, ssh.COMMAND: server.command},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    told = re.findall(r"\[(gw\d)\].*\nmacos-container needs a Mac\n +where: +(\S+)\n", done.stdout)
+    assert dict(told) == {"gw0": urls[0], "gw1": urls[1]}, done.stdout
