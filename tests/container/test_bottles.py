@@ -23,6 +23,7 @@ from pytest_bottle.errors import (
 )
 from pytest_bottle.spec import BottleSpec, EgressRoute, PublishedPort
 from tests.containers import ask, names, refusals, shown
+from tests.ports import free_port
 from tests.sidecars import wait_for
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def test_an_alias_that_was_taken_meanwhile_gives_way_to_another(
             return addresses[0]
 
         monkeypatch.setattr(opening.EmulatedHost, "first_free", first_free)
-        topology = backend.up(BottleSpec())
+        # A port of its own: no other session chooses among the same addresses meanwhile.
+        topology = backend.up(BottleSpec(publish=PublishedPort(port=free_port())))
         backend.down(topology)
     assert topology.published is not None
     assert [topology.published.host] == chosen[1:]
