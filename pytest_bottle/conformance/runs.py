@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
     Event = dict[str, Any]
 
-#: Seconds within which nothing of a session may be left, from the end of its last process on, on a
-#: machine that has a processor for whoever wants one.
-_BOUND = 1.0
+#: Seconds within which nothing of a session may be left, from the end of its last process on.
+BOUND = 1.0
 #: Seconds that a run may take until it has opened its backend, and for each event after that.
 _PATIENCE = 60.0
 #: Seconds that a run may live after a signal; a cancelled CI job is given as many.
@@ -324,11 +323,6 @@ def names_of(resources: Iterable[Resource]) -> str:
     return ", ".join(f"{one.kind} {one.name}" for one in sorted(resources))
 
 
-def _crowding() -> float:
-    """How many there are for each processor of this machine; at least one."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-
-
 def left_of(backend: Backend, session: str) -> tuple[frozenset[Resource], float]:
     """Wait, for no longer than the bound, until nothing is left of a session.
 
@@ -338,7 +332,7 @@ def left_of(backend: Backend, session: str) -> tuple[frozenset[Resource], float]
     started = looked = time.monotonic()
     while left := backend.residue(session):
         now = time.monotonic()
-        if now > started + _BOUND * _crowding():
+        if now > started + BOUND:
             break
         # A look that takes its time is work for the machine, which it is not to keep from cleaning.
         time.sleep(max(0.005, now - looked))

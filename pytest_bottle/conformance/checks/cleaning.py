@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance.registry import Level, Severity, Witness, check
-from pytest_bottle.conformance.runs import Run, left_of, names_of, waiting, watched
+from pytest_bottle.conformance.runs import BOUND, Run, left_of, names_of, waiting, watched
 from pytest_bottle.errors import BottleError
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def trouble_is_reported(bench: Bench) -> str:
         run.wait_for("stopped")
         if not run.end():
             raise bench.violation("the run without an engine did not end by itself")
-        left, took = left_of(bench.backend, session)
+        left, _ = left_of(bench.backend, session)
         said = run.output()
         if run.status == 0:
             raise bench.violation("the run ended with status 0, though nothing could be removed")
@@ -189,7 +189,7 @@ def trouble_is_reported(bench: Bench) -> str:
         bench.backend.sweep(session)
         if still := bench.backend.residue(session):
             raise bench.violation(f"a sweep did not remove {names_of(still)}")
-    return f"status {run.status}; {len(left)} resources were left for {took:.1f} s, and all told"
+    return f"status {run.status}; {len(left)} resources were left for {BOUND:g} s, and all told"
 
 
 # -- many bottles ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pytest_bottle.backends.contract import Feature
 from pytest_bottle.conformance.boot import barrage
 from pytest_bottle.conformance.direct import lost, open_control
 from pytest_bottle.conformance.registry import Severity, Witness, check
-from pytest_bottle.conformance.runs import Run, left_of, names_of, waiting, watched
+from pytest_bottle.conformance.runs import BOUND, Run, left_of, names_of, waiting, watched
 from pytest_bottle.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -162,14 +162,14 @@ def _fail(bench: Bench, failing: _Failing) -> int:
         run.go()
         run.end()
         what = f"the run of {' '.join(failing.arguments)}"
-        left, took = left_of(bench.backend, session)
+        left, _ = left_of(bench.backend, session)
         for event in run.told("down"):
             if event["left"]:
                 raise bench.violation(
                     f"{event['left']} resources are left of {event['test']}: {event['some']}"
                 )
         if left:
-            raise bench.violation(f"{what} left {names_of(left)} for {took:.1f} s")
+            raise bench.violation(f"{what} left {names_of(left)} for {BOUND:g} s")
         _require_reported(bench, run, failing)
         return _require_bottles(bench, run, failing)
 
@@ -268,9 +268,7 @@ def _interrupt(bench: Bench, trial: _Trial) -> float:
         ended = run.end_after_signal()
         left, took = left_of(bench.backend, session)
         if left:
-            raise bench.violation(
-                f"{trial}: {names_of(left)} left {took:.1f} s after the run's end"
-            )
+            raise bench.violation(f"{trial}: {names_of(left)} left {BOUND:g} s after the run's end")
         if not ended:
             raise bench.violation(f"{trial}: the run went on and had to be killed")
         return took
@@ -278,7 +276,18 @@ def _interrupt(bench: Bench, trial: _Trial) -> float:
 
 #: Seconds in which the heir of a killed run must have said how the orphaned agent fares.
 _HEIR = 15
-#: A fork of pytest inherits its hold on the session, and asks when pytest itself is gone.
+#: A fork of pytest inherits its hold on the session, and goes on when pytest itself is gone.
+_FORK = """\
+    parent = os.getpid()
+    if os.fork():
+        tell("body")
+        time.sleep(60)
+        return
+    signal.alarm({seconds})
+    while os.getppid() == parent:
+        time.sleep(0.001)
+"""
+#: It asks what NET-01 asks.
 _ORPHANED = """
 from pytest_bottle.conformance import again
 from pytest_bottle.verdict import combine
@@ -288,15 +297,7 @@ def watch(bottle_backend):
     opened(bottle_backend)
 
 def test_it(bottle, bottle_backend):
-    parent = os.getpid()
-    if os.fork():
-        tell("body")
-        time.sleep(60)
-        return
-    signal.alarm({seconds})
-    while os.getppid() == parent:
-        time.sleep(0.001)
-    try:
+{fork}    try:
         judged = again.net_01(bottle_backend, bottle.topology)
         verdict, said = combine(one.finding for one in judged).value, again.told(judged)
     except Exception as error:
@@ -318,15 +319,7 @@ def rounds(backend, topology):
 
 def test_it(make_bottle, bottle_backend):
     topology = make_bottle(command={command}).topology
-    parent = os.getpid()
-    if os.fork():
-        tell("body")
-        time.sleep(60)
-        return
-    signal.alarm({seconds})
-    while os.getppid() == parent:
-        time.sleep(0.001)
-    try:
+{fork}    try:
         last = first = rounds(bottle_backend, topology)
         while last <= first:
             last = rounds(bottle_backend, topology)
@@ -377,7 +370,8 @@ def _kill(bench: Bench) -> str:
         _UnaskedError: another session, of another check, swept it under our eyes.
     """
     boot = None if bench.reopening.far_side else barrage(bench, _FIRES)
-    source = (_FIRING if boot else _ORPHANED).replace("{seconds}", str(_HEIR))
+    source = (_FIRING if boot else _ORPHANED).replace("{fork}", _FORK)
+    source = source.replace("{seconds}", str(_HEIR))
     source = source.replace("{command}", repr(list(boot.spec(bench).command)) if boot else "")
     mark = bench.backend.internet.mark()
     with Run(bench.reopening, source) as run, watched(bench.backend, run) as session:
@@ -390,11 +384,11 @@ def _kill(bench: Bench) -> str:
         if not left:
             return f"{len(there)} resources gone {took * 1000:.0f} ms after the kill; {orphan}"
         _start_another(bench)
-        left, later = left_of(bench.backend, session)
+        left, _ = left_of(bench.backend, session)
         if left:
             raise bench.violation(
-                f"{names_of(left)} left {took:.1f} s after the kill and {later:.1f} s after the "
-                f"start of another session; {orphan}"
+                f"{names_of(left)} left {BOUND:g} s after the kill and as long after the start of "
+                f"another session; {orphan}"
             )
         if not orphan.endswith(Verdict.PASSED.value):
             raise _UnaskedError(orphan)
