@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.family import Family, allowed, family_of, is_running, left_of, named, wait_until_gone
+from tests.family import Family, family_of, is_running, left_of, named, wait_until_gone
 from tests.runs import Run
 
 if TYPE_CHECKING:
@@ -162,14 +162,14 @@ def test_always_keep(tmp_path: Path) -> None:
         assert inside.stdout.strip().endswith("-agent"), inside.stderr
     finally:
         os.kill(int(remove.split()[-1]), signal.SIGTERM)
-    assert wait_until_gone(family, allowed()) == []
+    assert wait_until_gone(family) == []
     run.abandon()
 
 
 def test_keep_on_failure(tmp_path: Path) -> None:
     """With --bottle-keep=on-failure a failing test's bottle stays, a passing one's goes."""
     ends: dict[str, Callable[[Family], list[str]]] = {
-        "pass": lambda family: wait_until_gone(family, allowed()),
+        "pass": wait_until_gone,
         "assert 0": left_of,
     }
     for number, (then, look) in enumerate(ends.items()):
@@ -183,5 +183,5 @@ def test_keep_on_failure(tmp_path: Path) -> None:
             if "kill" in line and line.startswith("bottle: "):
                 os.kill(int(line.split()[-1]), signal.SIGTERM)
         assert bool(kept) == (then != "pass"), output
-        assert wait_until_gone(family, allowed()) == []
+        assert wait_until_gone(family) == []
         run.abandon()
